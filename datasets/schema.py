@@ -1,0 +1,131 @@
+"""The words every other file uses: numpy and the standard library only.
+
+Read this first, then `datasets/store.py` (where episodes live) and `policies/policy.py` (what acts
+on them). Units and frames are in the names; shapes are in the annotations.
+
+        Observation --Act--> action chunk --one per control tick--> robot or simulator
+             |                                   |
+             +------------- Episode <------------+          (what the store remembers)
+"""
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One image stream, uint8 RGB of `(height, width, 3)`."""
+
+    name: str
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Embodiment:
+    """What one robot senses and obeys: names, units, limits and rate.
+
+    A policy is trained for one embodiment and refuses another; a store holds episodes of one.
+    """
+
+    name: str
+    """Robot and controller, such as `panda_osc_pose`."""
+    control_hz: float
+    """Commands per second."""
+    state_names: tuple[str, ...]
+    """One name with unit per entry of `Observation.state`, such as `tool_x_m`."""
+    action_names: tuple[str, ...]
+    """One name per entry of an action."""
+    action_low: tuple[float, ...]
+    """Smallest value the controller obeys, per action entry."""
+    action_high: tuple[float, ...]
+    """Largest value the controller obeys, per action entry."""
+    action_meaning: str
+    """What an action is, in words: representation, frame and scale."""
+    cameras: tuple[Camera, ...]
+    joint_names: tuple[str, ...] = ()
+    """Names of the measured joints, in the order of the `joint_position_rad` stream."""
+    render_profile: str = ""
+    """How simulated images are drawn (`exact`, `near`, `fast`); empty for a real camera. A policy
+    must be judged on the pixels it was trained on, so this is part of the identity."""
+
+    @property
+    def state_dim(self) -> int:
+        return len(self.state_names)
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_names)
+
+    def camera(self, name: str) -> Camera:
+        for camera in self.cameras:
+            if camera.name == name:
+                return camera
+        raise unknown_name("camera", name, [camera.name for camera in self.cameras])
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a policy is given at one control tick."""
+
+    images: dict[str, UInt8[np.ndarray, "height width 3"]]
+    """RGB frame of each camera by camera name."""
+    state: Float[np.ndarray, " state_dim"]
+    """Proprioception, float32, in the units of `Embodiment.state_names`."""
+    instruction: str
+    """The language command, such as `pick up the red cube`."""
+    noise_seed: int = 0
+    """Seeds the noise a generative policy starts from, so that an episode's outcome depends on its
+    own seed and tick alone, never on what else was computed beside it."""
+
+
+Act = Callable[[Observation], Float[np.ndarray, "horizon action_dim"]]
+"""A policy seen from outside: one observation in, one action chunk out."""
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One run of a robot, as it goes into a store. Every stream has the same first axis."""
+
+    images: dict[str, UInt8[np.ndarray, "steps height width 3"]]
+    streams: dict[str, np.ndarray]
+    """Numeric streams `(steps, ...)`. Always `state` and `action` (float32); besides them, for
+    instance, `action_sent`, `joint_position_rad`, `simulator_state`, `time_ns`."""
+    instruction: str
+    task: str
+    seed: int
+    success: bool
+    info: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Anything else worth keeping about the whole episode; goes into the commit record."""
+
+    @property
+    def steps(self) -> int:
+        return len(self.streams["action"])
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Windows for training, as numpy arrays; one gather out of the store.
+
+    `action_chunk[i, k]` is the action due `k` ticks after the observation of row `i`. Past the end
+    of the episode the last action is repeated and `action_is_pad` is True.
+    """
+
+    images: dict[str, UInt8[np.ndarray, "batch height width 3"]]
+    state: Float[np.ndarray, "batch state_dim"]
+    action_chunk: Float[np.ndarray, "batch horizon action_dim"]
+    action_is_pad: Bool[np.ndarray, "batch horizon"]
+    instructions: tuple[str, ...]
+    """One command per row."""
+
+
+def unknown_name(kind: str, got: str, known: Iterable[str]) -> ValueError:
+    """The error for a name that does not exist: what came, the nearest name, what exists."""
+    names = sorted(known)
+    near = difflib.get_close_matches(got, names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return ValueError(f"unknown {kind} {got!r}.{hint} Known: {', '.join(names) or 'none'}")
