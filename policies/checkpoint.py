@@ -1,0 +1,120 @@
+"""A policy as a folder: weights, what it is, and what it was normalised with. No pickle.
+
+    FOLDER/model.safetensors   parameters and buffers
+    FOLDER/config.json         {"format", "policy": PolicyConfig, "embodiment": Embodiment}
+    FOLDER/norm_stats.json     NormStats: per stream, with a hash of what they were computed from
+
+Loading is strict: a key or a shape that does not fit is an error that names it. Files are written
+beside their final name and renamed, so a folder never holds half a checkpoint's file.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..datasets.norm_stats import NormStats
+from ..datasets.schema import Act, Embodiment, unknown_name
+from ..datasets.strict_json import decode, encode
+from .policy import Policy, PolicyConfig
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class CheckpointConfig:
+    format: int
+    policy: PolicyConfig
+    embodiment: Embodiment
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write `value` (dataclasses welcome) atomically."""
+    beside = path.with_name(path.name + ".partial")
+    beside.write_text(json.dumps(encode(value), indent=2) + "\n")
+    os.replace(beside, path)
+
+
+def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    beside = path.with_name(path.name + ".partial")
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, beside
+    )
+    os.replace(beside, path)
+
+
+def save_policy(
+    folder: Path, policy: Policy, stats: NormStats, weights: dict[str, torch.Tensor] | None = None
+) -> None:
+    """Write `policy` to `folder`; `weights` (such as an EMA) stand in for its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / "model.safetensors", weights or policy.state_dict())
+    write_json(folder / "norm_stats.json", stats)
+    write_json(folder / "config.json", CheckpointConfig(FORMAT, policy.config, policy.embodiment))
+
+
+def load_policy(folder: Path | str, device: str = "cpu") -> Policy:
+    """Rebuild the policy in `folder`, in evaluation mode.
+
+    `folder` may also be a training run, whose `policy/` is taken. Raises ValueError naming the
+    file and the key that does not fit.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").exists() and (folder / "policy" / "config.json").exists():
+        folder = folder / "policy"
+    config = decode(CheckpointConfig, read_json(folder / "config.json"), "config.json")
+    if config.format != FORMAT:
+        raise ValueError(
+            f"{folder / 'config.json'}: format {config.format}, this version of ulna reads "
+            f"{FORMAT}; use the ulna that wrote it"
+        )
+    stats = decode(NormStats, read_json(folder / "norm_stats.json"), "norm_stats.json")
+    policy = Policy(config.policy, config.embodiment, stats)
+    _load_weights(policy, folder / "model.safetensors")
+    return policy.eval().to(device)
+
+
+def load_act(folder: Path | str, device: str = "cpu", threads: int | None = 1) -> Act:
+    """The policy in `folder` as a function; for worker processes, which get `threads` each."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return load_policy(folder, device).act
+
+
+def read_json(path: Path) -> object:
+    if not path.exists():
+        raise ValueError(
+            f"{path} does not exist; a policy folder holds model.safetensors, config.json and "
+            "norm_stats.json, and `ulna train` writes one"
+        )
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+
+
+def _load_weights(policy: Policy, path: Path) -> None:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: the policy's weights are missing")
+    try:
+        found = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
+    expected = policy.state_dict()
+    for key in found:
+        if key not in expected:
+            raise unknown_name(f"key in {path}", key, expected)
+    for key, tensor in expected.items():
+        if key not in found:
+            raise ValueError(f"{path}: the key {key!r} is missing; config.json asks for it")
+        if found[key].shape != tensor.shape or found[key].dtype != tensor.dtype:
+            raise ValueError(
+                f"{path}: {key!r} is {found[key].dtype} {tuple(found[key].shape)}, config.json "
+                f"asks for {tensor.dtype} {tuple(tensor.shape)}"
+            )
+    policy.load_state_dict(found)

@@ -1,0 +1,62 @@
+"""What one training run is: every number of it, saved with the run."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from ..policies.policy import PolicyConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    peak_learning_rate: float = 1e-3
+    """Top of the one-cycle schedule (Smith & Topin, arXiv 1708.07120)."""
+    warmup_fraction: float = 0.1
+    """Share of the steps spent rising to the peak; the rest anneals to zero by a cosine."""
+    weight_decay: float = 1e-2
+    """AdamW decay on matrices; biases, norms and embeddings of one dimension are left alone."""
+    gradient_clip: float = 1.0
+    """Largest global gradient norm."""
+    ema_decay: float = 0.995
+    """Per-step decay of the averaged weights, the ones that are evaluated and deployed."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    steps: int = 1200
+    """Optimizer steps of the whole run, also when it is resumed."""
+    batch_size: int = 128
+    """Windows per step and process."""
+    gradient_accumulation: int = 1
+    """Batches summed into one optimizer step."""
+    seed: int = 0
+    """Initial weights, order of the data, augmentation, noise and the held-out episodes."""
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    """Autocast type. `auto` takes bf16 where the hardware computes in it (AVX512-BF16, AMX, CUDA
+    from Ampere on) and fp32 elsewhere; which one it was is printed and saved."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto` is cuda if torch sees one; asking for cuda without one is an error."""
+    threads: int = 0
+    """CPU threads of torch; 0: all cores this process may use."""
+    held_out_fraction: float = 0.04
+    """Share of the episodes never trained on, for the held-out loss."""
+    held_out_windows: int = 256
+    """Windows of those episodes the held-out loss is taken over."""
+    held_out_every: int = 100
+    """Steps between held-out losses."""
+    save_every: int = 200
+    """Steps between resume points."""
+
+    def __post_init__(self) -> None:
+        for name in (
+            "steps",
+            "batch_size",
+            "gradient_accumulation",
+            "held_out_every",
+            "save_every",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, got {getattr(self, name)}")
+        if not 0 < self.held_out_fraction < 1:
+            raise ValueError(f"held_out_fraction must lie in 0..1, got {self.held_out_fraction}")

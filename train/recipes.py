@@ -1,0 +1,48 @@
+"""Named runs as functions: a structural choice is a recipe, a number is a flag.
+
+`ulna train NAME --data STORE --out RUN --steps 2000 --policy.horizon 32`
+"""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from ..datasets.schema import unknown_name
+from ..policies.instruction_tokens import ByteInstructionConfig
+from ..policies.policy import PolicyConfig
+from ..policies.sampler import SamplerConfig
+from ..policies.trunk import TrunkConfig
+from ..policies.vision import KeypointVisionConfig
+from .config import TrainConfig
+
+
+def small() -> TrainConfig:
+    """The small VLA from scratch: what `ulna demo` trains on two CPU cores."""
+    return TrainConfig()
+
+
+def debug() -> TrainConfig:
+    """Tiny sizes and few steps: the whole path in seconds, for tests. Learns nothing useful."""
+    return replace(
+        small(),
+        policy=PolicyConfig(
+            trunk=TrunkConfig(width=32, depth=1, heads=2),
+            vision=KeypointVisionConfig(width=8, blocks=1, tokens=2),
+            instruction=ByteInstructionConfig(width=16, tokens=2),
+            sampler=SamplerConfig(steps=2),
+        ),
+        steps=4,
+        batch_size=8,
+        held_out_fraction=0.3,
+        held_out_windows=8,
+        held_out_every=2,
+        save_every=2,
+    )
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"small": small, "debug": debug}
+
+
+def recipe(name: str) -> TrainConfig:
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
