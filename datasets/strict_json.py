@@ -7,11 +7,9 @@ that is silently repaired trains a different policy than the one its file descri
 
 import types
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from .schema import unknown_name
-
-T = TypeVar("T")
 
 
 def encode(value: Any) -> Any:
@@ -25,7 +23,7 @@ def encode(value: Any) -> Any:
     return value
 
 
-def decode(kind: type[T], data: Any, where: str = "config") -> T:
+def decode[T](kind: type[T], data: Any, where: str = "config") -> T:
     """Rebuild a `kind` from what `encode` gave.
 
     Raises ValueError that names the place, what came and what was expected.

@@ -28,7 +28,7 @@ from .mask import MASKS
 from .normalizer import Normalizer
 from .process import FlowConfig, corrupt, sample_time
 from .sampler import SamplerConfig, integrate
-from .trunk import Cache, Group, Trunk, TrunkConfig
+from .trunk import Cache, Expert, Group, Trunk, TrunkConfig
 from .vision import KeypointVision, KeypointVisionConfig
 
 
@@ -93,7 +93,7 @@ class Policy(nn.Module):
         context = ["text", *(f"image.{name}" for name in self.vision), "state"]
         self.trunk = Trunk(
             config.trunk,
-            experts={"context": False, "action": True},
+            experts={"context": Expert(read=False), "action": Expert(timed=True)},
             mask=MASKS[config.mask](context, ["action"]),
         )
 

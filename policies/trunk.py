@@ -45,6 +45,17 @@ class TrunkConfig:
 
 
 @dataclass(frozen=True)
+class Expert:
+    """A parameter set of the trunk."""
+
+    timed: bool = False
+    """Whether its groups carry a flow time."""
+    read: bool = True
+    """Whether the final features of its groups are used. If not, the last layer stops at their
+    keys and values, which is all that others see of them."""
+
+
+@dataclass(frozen=True)
 class Group:
     """A named run of tokens entering the trunk."""
 
@@ -73,7 +84,7 @@ class Cache:
     keys: list[Tensor] = field(default_factory=list)
     values: list[Tensor] = field(default_factory=list)
     outputs: dict[str, Tensor] = field(default_factory=dict)
-    """Final features of the context groups."""
+    """Final features of the context groups whose expert is read."""
     reserved: int = 0
     """Live tokens there is room for behind the context."""
 
@@ -125,11 +136,15 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Te
 class ExpertLayer(nn.Module):
     """One expert's parameters in one layer: norms, q k v, output, feed-forward, modulation."""
 
-    def __init__(self, config: TrunkConfig, timed: bool) -> None:
+    def __init__(self, config: TrunkConfig, timed: bool, seen_only: bool) -> None:
         super().__init__()
         width = config.width
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not timed)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.seen_only = seen_only
+        if seen_only:
+            self.modulation = None
+            return
         self.attention_out = nn.Linear(width, width)
         self.ffn_norm = nn.LayerNorm(width, elementwise_affine=not timed)
         self.ffn_in = nn.Linear(width, config.ffn_ratio * width)
@@ -165,26 +180,32 @@ class ExpertLayer(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Layers of experts under one attention.
+    """Layers of experts under one attention."""
 
-    `experts` maps an expert's name to whether its groups carry a flow time.
-    """
-
-    def __init__(self, config: TrunkConfig, experts: dict[str, bool], mask: Mask) -> None:
+    def __init__(self, config: TrunkConfig, experts: dict[str, Expert], mask: Mask) -> None:
         super().__init__()
         self.config = config
         self.mask = mask
         self.experts = dict(experts)
         self.layers = nn.ModuleList(
-            nn.ModuleDict({name: ExpertLayer(config, timed) for name, timed in experts.items()})
-            for _ in range(config.depth)
+            nn.ModuleDict(
+                {
+                    name: ExpertLayer(
+                        config, expert.timed, not expert.read and index == config.depth - 1
+                    )
+                    for name, expert in experts.items()
+                }
+            )
+            for index in range(config.depth)
         )
-        self.final_norm = nn.ModuleDict({name: nn.LayerNorm(config.width) for name in experts})
+        self.final_norm = nn.ModuleDict(
+            {name: nn.LayerNorm(config.width) for name, expert in experts.items() if expert.read}
+        )
         self.time_embedding = nn.ModuleDict(
             {
                 name: nn.Sequential(nn.Linear(config.width, config.width), nn.SiLU())
-                for name, timed in experts.items()
-                if timed
+                for name, expert in experts.items()
+                if expert.timed
             }
         )
         self._masks: dict[tuple, Tensor | None] = {}
@@ -206,7 +227,8 @@ class Trunk(nn.Module):
     def forward(
         self, groups: Sequence[Group], cache: Cache | None = None
     ) -> dict[str, Float[Tensor, "batch tokens width"]]:
-        """Final features of `groups` by name; `cache` stands for the context before them."""
+        """Final features, by name, of the groups whose expert is read; `cache` stands for the
+        context before them."""
         if cache is not None and cache.keys[0].shape[0] != groups[0].x.shape[0]:
             raise ValueError(
                 f"the cached context has batch {cache.keys[0].shape[0]}, the groups "
@@ -243,6 +265,8 @@ class Trunk(nn.Module):
             if keep is not None:
                 keep.keys.append(key)
                 keep.values.append(value)
+            if all(expert.seen_only for expert in experts):
+                return {}
             if cache is not None:
                 key, value = _join(cache, index, key, value)
             attended = rearrange(
@@ -250,13 +274,15 @@ class Trunk(nn.Module):
                 "batch heads tokens features -> batch tokens (heads features)",
             ).split(lengths, dim=1)
             hidden = [
-                expert.after_attention(x, part, modulation)
+                x if expert.seen_only else expert.after_attention(x, part, modulation)
                 for expert, x, part, modulation in zip(
                     experts, hidden, attended, modulations, strict=True
                 )
             ]
         outputs: dict[str, Tensor] = {}
         for run, x in zip(runs, hidden, strict=True):
+            if not self.experts[run[0].expert].read:
+                continue
             parts = self.final_norm[run[0].expert](x).split([group.length for group in run], dim=1)
             outputs.update({group.name: part for group, part in zip(run, parts, strict=True)})
         return outputs
@@ -274,8 +300,9 @@ class Trunk(nn.Module):
         for group in groups:
             if group.expert not in self.experts:
                 raise unknown_name(f"expert of group {group.name!r}", group.expert, self.experts)
-            if (group.t is not None) != self.experts[group.expert]:
-                expected = "a" if self.experts[group.expert] else "no"
+            timed = self.experts[group.expert].timed
+            if (group.t is not None) != timed:
+                expected = "a" if timed else "no"
                 raise ValueError(
                     f"group {group.name!r}: expert {group.expert!r} expects {expected} flow time"
                 )

@@ -1,0 +1,328 @@
+"""Words to functions, nothing else: `ulna COMMAND ...`.
+
+Nothing heavy is imported before a command is chosen, so that `--help` answers at once.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from .datasets.schema import unknown_name
+
+OVERVIEW = """\
+ulna: from demonstrations to a moving arm
+
+  ulna demo                                   all of the below on a small task, and a report
+
+  ulna collect TASK --out STORE --episodes N  demonstrations by a scripted expert
+  ulna data info STORE                        what a store holds
+  ulna data verify STORE                      read everything, name what is wrong
+  ulna train RECIPE --data STORE --out RUN    teach a policy
+  ulna evaluate RUN --task TASK               success rate with its interval, language test
+  ulna run RUN --robot sim                    the real-time control loop
+  ulna doctor                                 what this machine can and cannot do
+
+Every command explains itself with --help. Set ULNA_TRACEBACK=1 to see where an error came from.
+"""
+
+Name = Annotated[str, tyro.conf.arg(metavar="NAME")]
+
+
+def demo(
+    *,
+    out: Path = Path("runs/demo"),
+    seed: int = 0,
+    minimal: bool = False,
+    fresh: bool = False,
+) -> None:
+    """From nothing to a moving arm: collect, train, evaluate, run, report.
+
+    A run that was stopped continues at the stage it had reached.
+
+    Args:
+        out: Folder for the store, the policy, the results and report.html.
+        seed: Seeds the demonstrations, the training and the evaluation.
+        minimal: Every stage in its smallest size: seconds, and a policy that learned nothing.
+            For trying the installation.
+        fresh: Delete what an earlier demo left in OUT first.
+    """
+    _rendering()
+    from .deploy_robot.run import run as run_on_robot
+    from .train.demo import FULL, MINIMAL, run_demo
+
+    run_demo(out, seed, MINIMAL if minimal else FULL, run_on_robot, fresh=fresh)
+
+
+def collect(
+    task: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="TASK")],
+    *,
+    out: Path,
+    episodes: int,
+    seed: int = 0,
+    workers: int = 0,
+    append: bool = False,
+    resume: bool = False,
+) -> None:
+    """Collect demonstrations of a task by its scripted expert.
+
+    Noise is added to what the arm is sent, so that recoveries are seen; the expert's noise-free
+    action is what is stored. Only successes are kept. Ctrl-C keeps every finished episode.
+
+    Args:
+        task: Task name, such as pick_named.
+        out: Store to write; an existing one is refused without --append.
+        episodes: Successful episodes to store.
+        seed: Which run of scenes; different seeds never share a scene, nor does evaluation.
+        workers: Processes; 0 takes one per core. The episodes do not depend on it.
+        append: Add to a store that exists.
+        resume: Complete an interrupted collection to what it would have been.
+    """
+    _rendering()
+    from .envs.collect import collect as collect_episodes
+
+    summary = collect_episodes(
+        task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume
+    )
+    print(summary)
+
+
+def data_info(
+    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")],
+    *,
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Show what a store holds: episodes, tasks, instructions, streams, sizes.
+
+    Args:
+        store: Folder of the store.
+        json_: Print JSON instead of a table.
+    """
+    from .datasets.store import Store
+    from .datasets.verify import describe
+
+    facts = describe(Store.open(store))
+    if json_:
+        print(json.dumps(facts, indent=2))
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=str(store), show_header=False)
+    for key, value in facts.items():
+        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
+    Console().print(table)
+
+
+def data_verify(
+    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")],
+) -> None:
+    """Read everything in a store and name what is wrong; the exit code is 1 if anything is.
+
+    Args:
+        store: Folder of the store.
+    """
+    from .datasets.store import Store
+    from .datasets.verify import verify
+
+    problems = verify(Store.open(store))
+    for problem in problems:
+        print(problem)
+    errors = [problem for problem in problems if problem.is_error]
+    print(f"{store}: {len(errors)} error(s), {len(problems) - len(errors)} note(s)")
+    if errors:
+        raise SystemExit(1)
+
+
+def train(words: Sequence[str]) -> None:
+    """`train RECIPE --data STORE --out RUN`: the recipe's own numbers become flags."""
+    from .train.config import TrainConfig
+    from .train.loop import train as train_policy
+    from .train.recipes import RECIPES, recipe
+
+    names = ", ".join(sorted(RECIPES))
+    if not words or words[0] in ("-h", "--help"):
+        print(f"usage: ulna train RECIPE --data STORE --out RUN [flags]\n\nrecipes: {names}\n")
+        for name, function in RECIPES.items():
+            print(f"  {name:10s} {(function.__doc__ or '').strip()}")
+        print("\n`ulna train RECIPE --help` lists every flag with the recipe's value.")
+        return
+    if words[0].startswith("-"):
+        raise ValueError(f"expected a recipe before {words[0]}; recipes: {names}")
+    config = recipe(words[0])
+
+    @dataclass(frozen=True)
+    class Train:
+        """Teach a policy from a store of demonstrations.
+
+        Stopped by Ctrl-C or a crash, the same command goes on where it was.
+        """
+
+        data: Path
+        """Store of demonstrations (`ulna collect`, or imported)."""
+        out: Path
+        """Folder of the run: config, curves, the policy, resume point."""
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
+
+    chosen = tyro.cli(
+        Train,
+        prog=f"ulna train {words[0]}",
+        args=list(words[1:]),
+        default=Train(tyro.MISSING_NONPROP, tyro.MISSING_NONPROP, config),
+        config=(tyro.conf.AvoidSubcommands,),
+    )
+    print(f"policy: {train_policy(chosen.config, chosen.data, chosen.out)}")
+
+
+def evaluate(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    task: Name,
+    episodes: int = 50,
+    seed: int = 0,
+    workers: int = 0,
+    out: Path | None = None,
+    language_swap: bool = True,
+    videos: bool = True,
+) -> None:
+    """Judge a policy: success rate with its 95 % Wilson interval, and the language test.
+
+    The same seed gives the same outcome whatever the number of workers.
+
+    Args:
+        run: Training run or policy folder.
+        task: Task name, such as pick_named.
+        episodes: Scenes, one per seed.
+        seed: Which run of scenes; none of them is ever used for demonstrations.
+        workers: Processes; 0 takes one per core.
+        out: Folder for results.json and videos; RUN/evaluate by default.
+        language_swap: Also run the same scenes with the instruction naming another object.
+        videos: Film three successes and every failure.
+    """
+    _rendering()
+    from .train.evaluate import evaluate as evaluate_policy
+    from .train.evaluate import print_results
+
+    results = evaluate_policy(
+        run, task, episodes, seed, workers or cores(), out or run / "evaluate",
+        language_swap=language_swap, videos=videos,
+    )  # fmt: skip
+    print_results(results)
+
+
+def run(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    robot: Name = "sim",
+    task: Name = "pick_named",
+    instruction: str | None = None,
+    episodes: int = 3,
+    seed: int = 1,
+    out: Path | None = None,
+    require_realtime: bool = False,
+) -> None:
+    """Run a policy on an arm through the real-time control loop.
+
+    Args:
+        run: Training run or policy folder.
+        robot: Which arm; `sim` is a MuJoCo arm that moves in wall-clock time.
+        task: Task the simulated arm stands in.
+        instruction: What to do; by default what the scene's seed names.
+        episodes: Episodes to run.
+        seed: Which run of scenes the simulated arm stands in.
+        out: Folder for results.json, the tick log and videos; RUN/robot by default.
+        require_realtime: Refuse to start unless the system grants real-time scheduling.
+    """
+    _rendering()
+    from functools import partial
+
+    from .deploy_robot.run import run as run_on_robot
+    from .policies.checkpoint import load_act, load_policy
+
+    horizon = load_policy(run).config.execution_horizon  # also refuses a broken checkpoint early
+    results = run_on_robot(
+        partial(load_act, run), robot=robot, task=task, instruction=instruction,
+        episodes=episodes, seed=seed, out=out or run / "robot", execution_horizon=horizon,
+        require_realtime=require_realtime,
+    )  # fmt: skip
+    results.pop("lateness_ms", None)
+    print(json.dumps(results, indent=2))
+
+
+def doctor() -> None:
+    """Check this machine: Python, torch, MuJoCo and its renderers, real-time rights."""
+    from .deploy_robot.doctor import print_check_up
+
+    raise SystemExit(print_check_up())
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "demo": demo,
+    "collect": collect,
+    "train": train,
+    "evaluate": evaluate,
+    "run": run,
+    "doctor": doctor,
+}
+DATA_COMMANDS: dict[str, Callable[..., None]] = {"info": data_info, "verify": data_verify}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Entry point of the `ulna` command. Exit code 2: the user's mistake, said in one message."""
+    words = list(sys.argv[1:] if words is None else words)
+    try:
+        _dispatch(words)
+    except (ValueError, FileNotFoundError, FileExistsError, PermissionError) as error:
+        if os.environ.get("ULNA_TRACEBACK"):
+            traceback.print_exc()
+        print(f"ulna: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except KeyboardInterrupt:
+        print(
+            "\nulna: stopped; what was finished is kept, the same command goes on", file=sys.stderr
+        )
+        raise SystemExit(130) from None
+
+
+def _dispatch(words: list[str]) -> None:
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(OVERVIEW)
+        return
+    name, rest = words[0], words[1:]
+    if name not in COMMANDS and name != "data":
+        raise unknown_name("command", name, [*COMMANDS, "data"])
+    if name == "train":
+        train(rest)
+        return
+    function, program = COMMANDS.get(name), f"ulna {name}"
+    if name == "data":
+        if not rest or rest[0] in ("-h", "--help"):
+            print("usage: ulna data {info,verify} STORE")
+            return
+        if rest[0] not in DATA_COMMANDS:
+            raise unknown_name("data command", rest[0], DATA_COMMANDS)
+        function, program, rest = DATA_COMMANDS[rest[0]], f"ulna data {rest[0]}", rest[1:]
+    assert function is not None
+    tyro.cli(function, prog=program, args=rest)
+
+
+def cores() -> int:
+    """Cores this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def _rendering() -> None:
+    """Say what is missing for headless rendering before anything else is begun."""
+    from .deploy_robot.doctor import require_rendering
+
+    require_rendering()
+
+
+if __name__ == "__main__":
+    main()
