@@ -81,8 +81,9 @@ def make_batch(horizon: int, rows: int = 6) -> Batch:
     )
 
 
-def make_store(path: Path, episodes: int = 6, steps: int = 10) -> Store:
-    """A store of random episodes of the tiny embodiment."""
+def make_store(path: Path, episodes: int = 6, steps: int = 10, obedient: bool = False) -> Store:
+    """A store of random episodes of the tiny embodiment; `obedient`: the instruction, and nothing
+    else, says what the action is."""
     store = Store.create(path, EMBODIMENT)
     with Writer(path) as writer:
         for seed in range(episodes):
@@ -96,6 +97,8 @@ def make_store(path: Path, episodes: int = 6, steps: int = 10) -> Store:
                 "action": rng.uniform(-1, 1, (steps, EMBODIMENT.action_dim)).astype(np.float32),
             }
             words = INSTRUCTIONS[seed % 3]
+            if obedient:
+                streams["action"] = np.eye(3, dtype=np.float32)[np.full(steps, seed % 3)]
             writer.add_episode(Episode(images, streams, words, "made_up", seed, True))
     store.refresh()
     return store

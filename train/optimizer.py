@@ -1,10 +1,11 @@
 """AdamW, the one-cycle schedule and the averaged weights."""
 
+import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from .config import OptimizerConfig
 
@@ -21,14 +22,14 @@ def make_optimizer(
     optimizer = torch.optim.AdamW(
         groups, lr=config.peak_learning_rate, betas=(0.9, 0.95), fused=True
     )
-    schedule = OneCycleLR(
-        optimizer,
-        max_lr=config.peak_learning_rate,
-        total_steps=steps,
-        pct_start=config.warmup_fraction,
-        cycle_momentum=False,
-        final_div_factor=100.0,
-    )
+    rise = max(1, round(steps * config.warmup_fraction))
+
+    def one_cycle(step: int) -> float:
+        if step < rise:
+            return (step + 1) / rise
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, (step - rise + 1) / max(1, steps - rise))))
+
+    schedule = LambdaLR(optimizer, one_cycle)
     return optimizer, schedule
 
 

@@ -83,7 +83,7 @@ class RunFolder:
             beside / "state.json",
             {
                 "step": step,
-                "schedule": schedule.last_epoch,
+                "schedule": {k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"},
                 "ema_updates": ema.updates,
                 "position": position,
                 "elapsed_s": elapsed_s,
@@ -122,7 +122,9 @@ class RunFolder:
             index, _, name = key.partition("/")
             state["state"].setdefault(int(index), {})[name] = tensor
         optimizer.load_state_dict(state)
-        _set_schedule(schedule, facts["schedule"])
+        schedule.load_state_dict({**facts["schedule"], "lr_lambdas": [None]})
+        for group, rate in zip(optimizer.param_groups, schedule.get_last_lr(), strict=True):
+            group["lr"] = rate
         generator.set_state(tensors["generator"])
         torch.set_rng_state(tensors["torch_generator"])
         if self.metrics.exists():  # lines written after the resume point will be written again
@@ -136,15 +138,6 @@ class RunFolder:
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-
-def _set_schedule(schedule: LRScheduler, steps_done: int) -> None:
-    """Put a schedule where it was after `steps_done` steps."""
-    schedule.last_epoch = steps_done
-    rates: Any = schedule.get_lr()
-    for group, rate in zip(schedule.optimizer.param_groups, rates, strict=True):
-        group["lr"] = rate
-    schedule._last_lr = list(rates)
 
 
 def _differences(before: Any, after: Any, where: str = "") -> str:

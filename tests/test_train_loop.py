@@ -1,0 +1,149 @@
+"""The training loop: it learns, it resumes to the bit, it refuses what does not fit."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from policy_helpers import CONFIG, INSTRUCTIONS, make_observation, make_store
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ulna.policies.checkpoint import load_policy
+from ulna.train.config import OptimizerConfig, TrainConfig
+from ulna.train.loop import split_episodes, train
+from ulna.train.optimizer import Ema, make_optimizer
+from ulna.train.recipes import recipe
+
+QUIET = Console(quiet=True)
+TINY = replace(
+    recipe("debug"), policy=CONFIG, precision="fp32", device="cpu", threads=1, batch_size=8
+)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("data") / "store.zarr"
+    make_store(path)
+    return path
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_stopped_and_resumed_equals_straight_through(store, tmp_path, monkeypatch):
+    train(TINY, store, tmp_path / "straight", QUIET)
+
+    update = Ema.update
+
+    def stop_after_two(self: Ema, model: torch.nn.Module) -> None:
+        update(self, model)
+        if self.updates == 2:
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C would
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ema, "update", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(TINY, store, tmp_path / "stopped", QUIET)
+    assert json.loads((tmp_path / "stopped/resume/state.json").read_text())["step"] == 2
+    train(TINY, store, tmp_path / "stopped", QUIET)
+
+    straight, resumed = (
+        load_file(tmp_path / name / "policy/model.safetensors") for name in ("straight", "stopped")
+    )
+    assert straight.keys() == resumed.keys()
+    for name, tensor in straight.items():
+        assert torch.equal(tensor, resumed[name]), name
+    lines = [metrics(tmp_path / name)[-1] for name in ("straight", "stopped")]
+    assert lines[0]["held_out_loss"] == lines[1]["held_out_loss"]
+    assert lines[0]["learning_rate"] == lines[1]["learning_rate"]
+
+
+def test_it_learns_to_do_what_the_instruction_says(tmp_path):
+    make_store(tmp_path / "store.zarr", obedient=True)
+    config = replace(
+        TINY, steps=150, held_out_every=150, save_every=150, batch_size=16,
+        optimizer=OptimizerConfig(peak_learning_rate=1e-2, ema_decay=0.9),
+    )  # fmt: skip
+    folder = train(config, tmp_path / "store.zarr", tmp_path / "run", QUIET)
+    losses = [line["loss"] for line in metrics(tmp_path / "run")]
+    assert losses[-1] < 0.5 * losses[0]
+    policy = load_policy(folder)
+    for index, words in enumerate(INSTRUCTIONS):
+        chunk = policy.act(replace(make_observation(), instruction=words))
+        assert np.abs(chunk - np.eye(3)[index]).mean() < 0.2
+
+
+def test_the_policy_of_a_run_acts_and_is_the_average(store, tmp_path):
+    folder = train(TINY, store, tmp_path / "run", QUIET)
+    chunk = load_policy(folder).act(make_observation())
+    assert chunk.shape == (CONFIG.horizon, 3) and np.isfinite(chunk).all()
+    saved = load_file(folder / "model.safetensors")
+    raw = load_file(tmp_path / "run/resume/state.safetensors")
+    assert torch.equal(saved["state_in.weight"], raw["ema/state_in.weight"])
+    assert not torch.equal(saved["state_in.weight"], raw["model/state_in.weight"])
+
+
+def test_gradient_accumulation_equals_one_step_over_both_batches(store, tmp_path):
+    """Two batches of 8 summed into a step move the weights as their mean gradient does."""
+    config = replace(TINY, steps=1, gradient_accumulation=2, held_out_every=1)
+    train(config, store, tmp_path / "run", QUIET)
+    state = json.loads((tmp_path / "run/resume/state.json").read_text())
+    taken = state["position"]["epoch"] * 100 + state["position"]["position"]
+    assert (state["step"], taken) == (1, 2)
+
+
+def test_same_seed_same_run_other_seed_other_run(store, tmp_path):
+    short = replace(TINY, steps=2)
+    losses = []
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        train(replace(short, seed=seed), store, tmp_path / name, QUIET)
+        losses.append(metrics(tmp_path / name)[-1]["loss"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_decay_is_for_matrices_only():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
+    optimizer, schedule = make_optimizer(model, OptimizerConfig(), steps=11)
+    decayed, free = optimizer.param_groups
+    assert [p.ndim for p in decayed["params"]] == [2]
+    assert [p.ndim for p in free["params"]] == [1, 1, 1] and free["weight_decay"] == 0
+    rates = []
+    for _ in range(11):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates[0] == pytest.approx(1e-3)  # one step of warm-up in ten
+    assert rates == sorted(rates, reverse=True) and rates[-1] < 1e-4
+
+
+def test_held_out_episodes_are_disjoint_seeded_and_never_empty():
+    taught, held = split_episodes(20, 0.1, seed=0)
+    assert len(held) == 2 and sorted(taught + held) == list(range(20))
+    assert split_episodes(20, 0.1, seed=0) == (taught, held)
+    assert split_episodes(20, 0.1, seed=1)[1] != held
+    assert len(split_episodes(2, 0.01, seed=0)[1]) == 1
+    with pytest.raises(ValueError, match="1 episode.*--append"):
+        split_episodes(1, 0.1, seed=0)
+
+
+def test_refusals(store, tmp_path):
+    train(replace(TINY, steps=1, held_out_every=1), store, tmp_path / "run", QUIET)
+    with pytest.raises(ValueError, match="other settings .*batch_size: 8 then, 4 now"):
+        train(
+            replace(TINY, steps=1, held_out_every=1, batch_size=4), store, tmp_path / "run", QUIET
+        )
+    with pytest.raises(ValueError, match="unknown recipe 'smal'. Did you mean 'small'"):
+        recipe("smal")
+    with pytest.raises(ValueError, match="steps must be 1 or more, got 0"):
+        TrainConfig(steps=0)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="sees no CUDA device"):
+            train(replace(TINY, device="cuda"), store, tmp_path / "other", QUIET)
+    with pytest.raises(ValueError, match="nowhere.zarr"):
+        train(TINY, tmp_path / "nowhere.zarr", tmp_path / "third", QUIET)
