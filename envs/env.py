@@ -7,7 +7,7 @@ draws, `observe` does, because a policy that executes eight actions of a chunk l
 Next: `envs/tasks.py` (which tasks exist), `envs/rollout.py` (a policy in an environment).
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -15,6 +15,7 @@ from jaxtyping import Float, UInt8
 from ..datasets.schema import Embodiment, Observation
 
 
+@runtime_checkable
 class Env(Protocol):
     """One scene with one robot. Not thread-safe: one process, one environment, one GL context."""
 
@@ -42,6 +43,10 @@ class Env(Protocol):
 
     def state(self) -> Float[np.ndarray, " state_dim"]:
         """Proprioception alone, float32; does not render."""
+        ...
+
+    def joint_position_rad(self) -> Float[np.ndarray, " joints"]:
+        """Measured joints in the order of `embodiment.joint_names`; does not render."""
         ...
 
     def step(self, action: Float[np.ndarray, " action_dim"]) -> None:

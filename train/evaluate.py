@@ -21,10 +21,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from ..envs.intervals import wilson
-from ..envs.parallel import Failure, WorkerPool, run_episodes
+from ..envs.parallel import run_episodes
 from ..envs.rollout import EpisodeResult, evaluation_seeds
 from ..envs.tasks import make_env, task_instructions
 from ..envs.video import film, write_mp4
+from ..envs.workers import Failure, WorkerPool
 from ..policies.checkpoint import load_act, load_policy, write_json
 
 FILMED_SUCCESSES = 3

@@ -1,0 +1,98 @@
+"""The policy as the control loop sees it: given observations, asked for chunks, never waited for.
+
+`inference_worker.py` puts it into a process of its own; `InlineInference` here is for tests and
+for experiments that need an exact delay.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float
+
+from ..datasets.schema import Act, Observation
+from ..envs.rollout import noise_seed
+from .robot import RobotState
+
+MakeAct = Callable[[], Act]
+"""Builds the policy inside the inference process, such as `functools.partial(load_act, folder)`."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chunk that came back. `chunk` is a view, valid until the next `poll`."""
+
+    observation_tick: int
+    chunk: Float[np.ndarray, "horizon action_dim"]
+    seconds: float
+    """How long the policy computed."""
+
+
+@runtime_checkable
+class Inference(Protocol):
+    """The policy as the control loop sees it. No method waits."""
+
+    horizon: int
+
+    def begin_episode(self, seed: int, instruction: str) -> None:
+        """Answers to observations of earlier episodes are dropped from now on."""
+        ...
+
+    def offer(self, state: RobotState, observation_tick: int) -> None:
+        """Give the policy this observation; a newer one replaces one not yet looked at."""
+        ...
+
+    def poll(self) -> Answer | None:
+        """The chunk that came since the last call, if one did."""
+        ...
+
+    def dead(self) -> bool:
+        """Whether no answer can ever come again."""
+        ...
+
+    def silence_s(self, now_ns: int) -> float:
+        """For how long the heartbeat has not moved."""
+        ...
+
+
+class InlineInference:
+    """A policy in this very thread whose answers appear `delay` polls later: for tests, and for
+    experiments in which the inference delay must be exactly reproducible."""
+
+    def __init__(self, act: Act, horizon: int, delay: Callable[[], int] = lambda: 1) -> None:
+        self.horizon = horizon
+        self.killed = self.hung = False
+        self._act = act
+        self._delay = delay
+        self._pending: list[tuple[int, Answer]] = []
+        self._polls = 0
+        self._heard_ns: int | None = None
+
+    def begin_episode(self, seed: int, instruction: str) -> None:
+        self._seed, self._instruction = seed, instruction
+        self._pending.clear()
+
+    def offer(self, state: RobotState, observation_tick: int) -> None:
+        observation = Observation(
+            {name: image.copy() for name, image in state.images.items()},
+            state.state.copy(),
+            self._instruction,
+            noise_seed(self._seed, max(observation_tick, 0)),
+        )
+        answer = Answer(observation_tick, self._act(observation), 0.0)
+        self._pending.append((self._polls + self._delay(), answer))
+
+    def poll(self) -> Answer | None:
+        self._polls += 1
+        if self.hung or not self._pending or self._pending[0][0] > self._polls:
+            return None
+        return self._pending.pop(0)[1]
+
+    def dead(self) -> bool:
+        return self.killed
+
+    def silence_s(self, now_ns: int) -> float:
+        if not self.hung or self._heard_ns is None:
+            self._heard_ns = now_ns
+        return (now_ns - self._heard_ns) * 1e-9

@@ -1,0 +1,195 @@
+"""A pool of processes that each build something costly once and then do job after job.
+
+        parent: jobs ---> whoever is free          results <--- worker 1 (own environment)
+                                                           <--- worker 2
+
+A worker that dies or hangs costs the job it had, which is reported; the others go on. Nothing
+costly is imported here, so that a worker starts with only what its own work needs.
+
+Next: `envs/parallel.py` (rollouts), `envs/collect.py` (demonstrations).
+"""
+
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from types import TracebackType
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a job has no result."""
+
+    message: str
+    traceback: str = ""
+    """Of the worker; empty if its process died or hung."""
+
+
+_READY = object()
+
+
+class _Worker:
+    """A process and the line to it."""
+
+    def __init__(self, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.line, far_end = context.Pipe()
+        # Linear algebra of this size gains nothing from threads, and a thread pool per worker
+        # would fight over the cores. Read when numpy is first imported, so set before the start.
+        with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LP_NUM_THREADS="0"):
+            self.process: BaseProcess = context.Process(
+                target=_serve, args=(far_end, make_worker), daemon=True
+            )
+            self.process.start()
+        far_end.close()
+        self.ready = False
+        self.job: Any = None
+        self.busy = False
+        self.deadline = float("inf")
+
+    def stop(self, patience_s: float) -> None:
+        self.line.close()  # a worker ends when its line closes
+        self.process.join(patience_s)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+class WorkerPool:
+    """Processes that each call `make_worker()` once and then the function it returned, per job.
+
+    `make_worker` and the jobs must be picklable (module-level functions, `functools.partial`).
+    """
+
+    def __init__(
+        self,
+        make_worker: Callable[[], Callable[[Any], Any]],
+        workers: int,
+        timeout_s: float = 300.0,
+    ) -> None:
+        if workers < 1:
+            raise ValueError(f"workers is {workers}; expected 1 or more")
+        self._make_worker = make_worker
+        self._count = workers
+        self._timeout_s = timeout_s
+        self._workers: list[_Worker] = []
+
+    def __enter__(self) -> "WorkerPool":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        workers, self._workers = self._workers, []
+        for worker in workers:
+            worker.line.close()
+        for worker in workers:
+            worker.stop(patience_s=10.0 if kind is None else 3.0)
+
+    def run(self, jobs: Sequence[Any]) -> Iterator[tuple[int, Any]]:
+        """Yield (index of the job, its result or a `Failure`) as they finish.
+
+        Raises RuntimeError if a worker cannot even be set up: then no job would succeed.
+        """
+        assert not any(worker.busy for worker in self._workers), "the last run was not read out"
+        waiting = list(enumerate(jobs))[::-1]
+        left = len(waiting)
+        while left:
+            while len(self._workers) < min(self._count, left):
+                self._workers.append(_Worker(self._make_worker))
+            for worker in self._workers:
+                if worker.ready and not worker.busy and waiting:
+                    worker.job = waiting.pop()
+                    worker.busy = True
+                    worker.deadline = time.monotonic() + self._timeout_s
+                    worker.line.send(worker.job[1])
+            patience = min(worker.deadline for worker in self._workers) - time.monotonic()
+            lines: list[Any] = [worker.line for worker in self._workers]
+            answered = wait(lines, None if patience == float("inf") else max(0.0, patience))
+            for worker in list(self._workers):
+                if worker.line in answered:
+                    outcome = self._receive(worker)
+                    if outcome is _READY:
+                        continue
+                elif time.monotonic() > worker.deadline:
+                    worker.process.kill()
+                    outcome = Failure(f"the worker gave no answer for {self._timeout_s:.0f} s")
+                    self._workers.remove(worker)
+                    worker.stop(patience_s=10.0)
+                else:
+                    continue
+                left -= 1
+                yield worker.job[0], outcome
+
+    def _receive(self, worker: _Worker) -> Any:
+        """What the worker has to say about its job; `_READY` if it only has been set up."""
+        try:
+            kind, value = worker.line.recv()
+        except (EOFError, ConnectionError):
+            self._workers.remove(worker)
+            worker.stop(patience_s=10.0)
+            message = f"the worker process ended with exit code {worker.process.exitcode}"
+            if not worker.ready:
+                raise RuntimeError(f"{message} while it was being set up") from None
+            return Failure(message)
+        if kind == "ready":
+            worker.ready = True
+            return _READY
+        if kind == "broken":
+            raise RuntimeError(f"a worker could not be set up: {value.message}\n{value.traceback}")
+        worker.busy = False
+        worker.deadline = float("inf")
+        return value
+
+
+def _serve(line: Connection, make_worker: Callable[[], Callable[[Any], Any]]) -> None:
+    """The worker's life. Ctrl-C is the parent's business: it closes the line."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        work = make_worker()
+    except Exception as error:
+        line.send(("broken", _failure(error)))
+        return
+    try:
+        line.send(("ready", None))
+        while True:
+            job = line.recv()
+            try:
+                answer = work(job)
+            except Exception as error:
+                answer = _failure(error)
+            line.send(("done", answer))
+    except (EOFError, ConnectionError):
+        pass  # the parent closed the line or is gone
+    finally:
+        close = getattr(work, "close", None)
+        if close is not None:
+            close()
+
+
+def _failure(error: Exception) -> Failure:
+    return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -1,0 +1,182 @@
+"""No output of the gate ever breaks a limit, and a stop stays a stop."""
+
+import functools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ulna.datasets.schema import Camera, Embodiment
+from ulna.deploy_robot.safety import Intervention, SafetyGate, SafetyLimits
+
+PANDA = Embodiment(
+    name="panda_osc_pose",
+    control_hz=20.0,
+    state_names=("tool_x_m", "tool_y_m", "tool_z_m", "finger_left_m"),
+    action_names=("dx", "dy", "dz", "drx", "dry", "drz", "gripper"),
+    action_low=(-1.0,) * 7,
+    action_high=(1.0,) * 7,
+    action_meaning="test",
+    cameras=(Camera("front", 8, 8),),
+    joint_names=tuple(f"joint{i}" for i in range(7)),
+)
+LIMITS = SafetyLimits()
+STATE = np.array([0.5, 0.0, 0.1, 0.04], dtype=np.float32)
+JOINTS = np.array([0.0, 0.2, 0.0, -2.6, 0.0, 2.9, 0.8])
+ACTION = np.array([0.1, -0.2, 0.3, 0.0, 0.1, 0.0, 1.0], dtype=np.float32)
+
+
+@pytest.fixture
+def gate() -> SafetyGate:
+    return SafetyGate(LIMITS, PANDA)
+
+
+def check(
+    gate: SafetyGate, action: np.ndarray | None = ACTION, state=STATE, joints=JOINTS, **kwargs
+):
+    values = dict(observation_age_s=0.02, action_age_s=0.1, policy_silence_s=0.0, policy_dead=False)
+    command, bits = gate.check(action, state, joints, **(values | kwargs))
+    return np.array(command), Intervention(bits)
+
+
+numbers = st.one_of(
+    st.floats(-3, 3, width=32),
+    st.sampled_from([math.nan, math.inf, -math.inf, 1e30, -1e30, 0.0, 1.0, -1.0]),
+)
+actions = st.one_of(
+    st.none(),
+    st.lists(numbers, min_size=7, max_size=7),
+    st.lists(numbers, min_size=0, max_size=9),
+)
+positions = st.tuples(st.floats(-1, 2), st.floats(-1, 1), st.floats(-0.5, 1))
+
+
+@settings(max_examples=100, deadline=None)
+@given(steps=st.lists(st.tuples(actions, positions, st.booleans()), min_size=1, max_size=30))
+def test_no_output_ever_breaks_a_limit(steps):
+    gate = SafetyGate(LIMITS, PANDA)
+    previous = np.zeros(7)
+    low, high = np.array(LIMITS.workspace_low_m), np.array(LIMITS.workspace_high_m)
+    for action, position, bad_joint in steps:
+        state = np.array([*position, 0.04], dtype=np.float32)
+        joints = JOINTS + (3.0 if bad_joint else 0.0)
+        array = None if action is None else np.array(action, dtype=np.float32)
+        command, bits = check(gate, array, state, joints)
+        assert np.isfinite(command).all() and command.shape == (7,)
+        assert (command >= -1).all() and (command <= 1).all()
+        held = bool(bits & ~(Intervention.RANGE | Intervention.CHANGE | Intervention.WORKSPACE))
+        if held:
+            assert (command[:6] == 0).all() and command[6] == previous[6]
+        elif not bits & Intervention.WORKSPACE:
+            assert (np.abs(command - previous)[:6] <= LIMITS.max_change + 1e-9).all()
+        target = state[:3] + LIMITS.translation_scale_m * command[:3]
+        outward = ((target < low - 1e-6) & (command[:3] < 0)) | (
+            (target > high + 1e-6) & (command[:3] > 0)
+        )
+        assert not outward.any(), (position, command)
+        if action is None or len(action) != 7 or not np.isfinite(action).all() or bad_joint:
+            assert held
+        previous = command
+
+
+def test_a_lawful_action_passes_untouched(gate: SafetyGate):
+    command, bits = check(gate)
+    assert bits == 0
+    np.testing.assert_array_equal(command, ACTION)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        (dict(action=None), Intervention.NO_ACTION),
+        (dict(action=np.full(7, np.nan, np.float32)), Intervention.NOT_FINITE),
+        (dict(action=np.zeros(6, np.float32)), Intervention.WRONG_SHAPE),
+        (dict(action=np.zeros((1, 7), np.float32)), Intervention.WRONG_SHAPE),
+        (dict(action_age_s=9.0), Intervention.ACTION_STALE),
+        (dict(action_age_s=math.nan), Intervention.ACTION_STALE),
+        (dict(observation_age_s=0.3), Intervention.OBSERVATION_STALE),
+        (dict(observation_age_s=math.nan), Intervention.OBSERVATION_STALE),
+        (dict(state=STATE * np.float32(np.nan)), Intervention.OBSERVATION_INVALID),
+        (dict(joints=JOINTS * np.nan), Intervention.OBSERVATION_INVALID),
+        (dict(joints=JOINTS + [0, 0, 0, 2.52, 0, 0, 0]), Intervention.JOINT_LIMIT),
+        (dict(policy_dead=True), Intervention.POLICY_DEAD),
+        (dict(policy_silence_s=1.1), Intervention.POLICY_SILENT),
+        (dict(policy_silence_s=math.nan), Intervention.POLICY_SILENT),
+    ],
+)
+def test_every_fault_holds_with_its_reason(gate: SafetyGate, changes, expected):
+    check(gate)  # moving, gripper closing
+    command, bits = check(gate, **changes)
+    assert bits & expected
+    assert command[:6].tolist() == [0.0] * 6
+    assert command[6] == 1.0, "hold keeps the gripper as it was"
+
+
+def test_an_action_out_of_range_is_clipped_and_a_jump_slowed(gate: SafetyGate):
+    command, bits = check(gate, np.array([5, 0, 0, 0, 0, 0, -3], np.float32))
+    assert bits == Intervention.RANGE and command[0] == 1.0 and command[6] == -1.0
+    command, bits = check(gate, np.array([-1, 0, 0, 0, 0, 0, 1], np.float32))
+    assert bits == Intervention.CHANGE
+    assert command[0] == pytest.approx(1.0 - LIMITS.max_change)
+    assert command[6] == 1.0, "the gripper may jump"
+
+
+def test_the_wall_stops_outward_motion_and_lets_the_arm_come_back(gate: SafetyGate):
+    near = np.array([0.79, 0.0, 0.1, 0.04], dtype=np.float32)
+    outward = np.array([0.9, 0.5, 0, 0, 0, 0, 0], np.float32)
+    command, bits = check(gate, outward, near)
+    assert bits == Intervention.WORKSPACE
+    assert near[0] + 0.05 * command[0] == pytest.approx(0.80, abs=1e-6)
+    assert command[1] == 0.5, "motion along the wall goes on"
+    outside = np.array([0.9, 0.0, 0.1, 0.04], dtype=np.float32)
+    assert check(gate, outward, outside)[0][0] == 0.0
+    command, bits = check(gate, -outward, outside)
+    assert command[0] == pytest.approx(-0.9) and not bits
+
+
+def test_a_stop_stays_until_reset(gate: SafetyGate):
+    check(gate)
+    gate.stop()
+    command, bits = check(gate)
+    assert bits == Intervention.MANUAL_STOP and not command[:6].any()
+    assert gate.refusal == "manual_stop"
+    for _ in range(5):
+        command, bits = check(gate)
+        assert bits == Intervention.LATCHED and not command[:6].any()
+    gate.reset()
+    assert check(gate)[1] == 0 and not gate.latched
+
+
+def test_refusing_for_long_becomes_a_stop_but_waiting_does_not(gate: SafetyGate):
+    for _ in range(100):
+        assert check(gate, None)[1] == Intervention.NO_ACTION
+    assert not gate.latched
+    bad = np.full(7, np.nan, np.float32)
+    for _ in range(LIMITS.max_refused_ticks):
+        check(gate, bad)
+        assert not gate.latched
+    check(gate, bad)
+    assert gate.latched & Intervention.REFUSED_TOO_LONG
+    assert gate.refusal == "not_finite, refused_too_long"
+    assert check(gate)[1] == Intervention.LATCHED
+
+
+def test_limits_that_do_not_fit_are_refused():
+    make = functools.partial(SafetyGate, embodiment=PANDA)
+    with pytest.raises(ValueError, match="'tool_x'.*Did you mean 'tool_x_m'"):
+        make(SafetyLimits(tool_position_names=("tool_x", "tool_y_m", "tool_z_m")))
+    with pytest.raises(ValueError, match="measures 7 joints"):
+        make(SafetyLimits(joint_low_rad=(), joint_high_rad=()))
+    with pytest.raises(ValueError, match="low must be below high"):
+        make(SafetyLimits(joint_margin_rad=2.0))
+    with pytest.raises(ValueError, match="low must be below high"):
+        make(SafetyLimits(workspace_low_m=(0.9, 0.0, 0.0)))
+    with pytest.raises(ValueError, match="greater than 0"):
+        make(SafetyLimits(max_change=0.0))
+
+
+def test_every_intervention_has_its_own_bit():
+    values = [bit.value for bit in Intervention]
+    assert len(set(values)) == len(values) and all(v & (v - 1) == 0 for v in values)
