@@ -8,7 +8,6 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -134,7 +133,7 @@ def data_verify(
     problems = verify(Store.open(store))
     for problem in problems:
         print(problem)
-    errors = [problem for problem in problems if problem.is_error]
+    errors = [problem for problem in problems if problem.severity == "error"]
     print(f"{store}: {len(errors)} error(s), {len(problems) - len(errors)} note(s)")
     if errors:
         raise SystemExit(1)
@@ -155,29 +154,31 @@ def train(words: Sequence[str]) -> None:
         return
     if words[0].startswith("-"):
         raise ValueError(f"expected a recipe before {words[0]}; recipes: {names}")
-    config = recipe(words[0])
+    chosen = recipe(words[0])
 
-    @dataclass(frozen=True)
-    class Train:
+    def command(
+        *,
+        data: Path,
+        out: Path,
+        config: Annotated[TrainConfig, tyro.conf.arg(name="")] = chosen,
+    ) -> None:
         """Teach a policy from a store of demonstrations.
 
         Stopped by Ctrl-C or a crash, the same command goes on where it was.
+
+        Args:
+            data: Store of demonstrations (`ulna collect`, or imported).
+            out: Folder of the run: config, curves, the policy, resume point.
+            config: The recipe's numbers.
         """
+        print(f"policy: {train_policy(config, data, out)}")
 
-        data: Path
-        """Store of demonstrations (`ulna collect`, or imported)."""
-        out: Path
-        """Folder of the run: config, curves, the policy, resume point."""
-        config: Annotated[TrainConfig, tyro.conf.arg(name="")]
-
-    chosen = tyro.cli(
-        Train,
+    tyro.cli(
+        command,
         prog=f"ulna train {words[0]}",
         args=list(words[1:]),
-        default=Train(tyro.MISSING_NONPROP, tyro.MISSING_NONPROP, config),
         config=(tyro.conf.AvoidSubcommands,),
     )
-    print(f"policy: {train_policy(chosen.config, chosen.data, chosen.out)}")
 
 
 def evaluate(

@@ -37,7 +37,7 @@ HIDDEN_GROUP = 5
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
 NO_GL = (
     "no OpenGL for rendering without a display works here. Tried {tried}.\n"
-    "On Debian or Ubuntu: sudo apt-get install -y libegl1 libgl1-mesa-dri\n"
+    "On Debian or Ubuntu: sudo apt-get install -y libegl1 libgl1 libgl1-mesa-dri libglib2.0-0\n"
     "If that is not enough: sudo apt-get install -y libosmesa6 and set MUJOCO_GL=osmesa"
 )
 

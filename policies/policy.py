@@ -36,7 +36,7 @@ from .vision import KeypointVision, KeypointVisionConfig
 class PolicyConfig:
     horizon: int = 16
     """Actions predicted per chunk."""
-    execution_horizon: int = 8
+    execution_horizon: int = 6
     """Actions executed before the next chunk (LeRobot: `n_action_steps`)."""
     mask: Literal["prefix", "joint", "causal"] = "prefix"
     """Which token groups see which: `policies/mask.py`."""

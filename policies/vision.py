@@ -1,8 +1,9 @@
 """Images to tokens: a small encoder trained from scratch that looks *for* what was named.
 
     image -> overlapping convolutions, each scaled and shifted by the instruction (FiLM)
-          -> one attention map per token over the image (spatial softmax)
-          -> token = [where its map looks (x, y), what it sees there]
+          -> many attention maps over the image (spatial softmax)
+          -> per map: where it looks (x, y) and how strongly it answers there
+          -> a few tokens, each a linear view of all maps
 
 The instruction enters before any pooling: without it the encoder would have to carry every object
 through to the trunk (measured: plain patches with the instruction as one more token reach 3/30
@@ -23,13 +24,15 @@ from torch import Tensor, nn
 class KeypointVisionConfig:
     type: Literal["keypoints"] = "keypoints"
     width: int = 48
-    """Channels of the feature map."""
+    """Channels of the feature map; a multiple of 8."""
     blocks: int = 2
     """Residual blocks of two 3x3 convolutions."""
     stride: int = 4
     """Pixels between neighbouring features; the stem's kernel is twice as wide, so they overlap."""
-    tokens: int = 8
-    """Attention maps, and so tokens, per camera."""
+    maps: int = 32
+    """Attention maps per camera."""
+    tokens: int = 4
+    """Tokens per camera."""
 
 
 class FilmBlock(nn.Module):
@@ -37,6 +40,7 @@ class FilmBlock(nn.Module):
 
     def __init__(self, width: int, condition_dim: int) -> None:
         super().__init__()
+        self.norm = nn.GroupNorm(8, width)
         self.first = nn.Conv2d(width, width, 3, padding=1)
         self.second = nn.Conv2d(width, width, 3, padding=1)
         self.film = nn.Linear(condition_dim, 2 * width)
@@ -44,7 +48,7 @@ class FilmBlock(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:
         scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        return x + self.second(F.silu(self.first(x) * (1 + scale) + shift))
+        return x + self.second(F.silu(self.first(self.norm(x)) * (1 + scale) + shift))
 
 
 class KeypointVision(nn.Module):
@@ -72,9 +76,11 @@ class KeypointVision(nn.Module):
         self.blocks = nn.ModuleList(
             FilmBlock(channels, condition_dim) for _ in range(config.blocks)
         )
-        self.maps = nn.Conv2d(channels, config.tokens, 1)
-        self.sharpness = nn.Parameter(torch.zeros(config.tokens))
-        self.to_trunk = nn.Linear(channels + 2, trunk_width)
+        self.norm = nn.GroupNorm(8, channels)
+        self.maps = nn.Conv2d(channels, config.maps, 1)
+        # Maps that start flat all look at the middle and learn nothing for hundreds of steps.
+        nn.init.normal_(self.maps.weight, std=4.0 * channels**-0.5)
+        self.to_trunk = nn.Linear(3 * config.maps, config.tokens * trunk_width)
         self.embedding = nn.Parameter(torch.randn(config.tokens, trunk_width) * 0.02)
         y, x = torch.meshgrid(
             torch.linspace(-1, 1, height // config.stride),
@@ -95,11 +101,12 @@ class KeypointVision(nn.Module):
         x = self.stem(images.contiguous(memory_format=torch.channels_last))
         for block in self.blocks:
             x = block(x, condition)
-        x = F.silu(x)
-        logits = self.maps(x).flatten(2) * self.sharpness.exp()[:, None]  # (batch, tokens, cells)
-        weights = logits.float().softmax(dim=-1)
-        where = weights @ self.grid  # (batch, tokens, 2)
+        logits = self.maps(F.silu(self.norm(x))).flatten(2).float()  # (batch, maps, cells)
+        weights = logits.softmax(dim=-1)
+        where = weights @ self.grid  # (batch, maps, 2)
         if shift is not None:
             where = where - shift[:, None]
-        what = weights.to(x.dtype) @ x.flatten(2).transpose(1, 2)  # (batch, tokens, channels)
-        return self.to_trunk(torch.cat([what, where.to(what.dtype)], dim=-1)) + self.embedding
+        strength = (weights * logits).sum(dim=-1, keepdim=True) / 8  # (batch, maps, 1)
+        points = torch.cat([2 * where, strength], dim=-1).flatten(1)
+        tokens = self.to_trunk(points.to(x.dtype)).unflatten(1, (self.config.tokens, -1))
+        return tokens + self.embedding

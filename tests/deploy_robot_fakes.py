@@ -33,7 +33,7 @@ class GantryEnv:
     """A point that moves by the action; the goal is 0.1 m away along x."""
 
     task = "gantry"
-    instructions = ("move forward",)
+    instructions: tuple[str, ...] = ("move forward",)
     max_steps = 100
 
     def __init__(self, step_s: float = 0.0) -> None:

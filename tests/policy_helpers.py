@@ -30,7 +30,7 @@ CONFIG = PolicyConfig(
     horizon=4,
     execution_horizon=2,
     trunk=TrunkConfig(width=16, depth=2, heads=2),
-    vision=KeypointVisionConfig(width=8, blocks=1, tokens=2),
+    vision=KeypointVisionConfig(width=8, blocks=1, maps=4, tokens=2),
     instruction=ByteInstructionConfig(width=16, tokens=2),
     sampler=SamplerConfig(steps=2),
     augment=AugmentConfig(shift_pixels=2),

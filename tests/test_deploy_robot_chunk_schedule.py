@@ -1,5 +1,7 @@
 """The schedule against a brute-force account of which actions were really consumed."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,8 @@ def chunk_of(tick: int, horizon: int) -> np.ndarray:
 def test_every_action_is_the_one_brute_force_finds(data: st.DataObject):
     horizon = data.draw(st.integers(2, 20), label="horizon")
     execution = data.draw(st.integers(1, horizon), label="execution_horizon")
-    mode = data.draw(st.sampled_from(["asynchronous", "synchronous"]), label="mode")
+    modes: list[Literal["asynchronous", "synchronous"]] = ["asynchronous", "synchronous"]
+    mode = data.draw(st.sampled_from(modes), label="mode")
     age = data.draw(st.integers(0, 4), label="observation age")
     delays = data.draw(st.lists(st.integers(0, 25), min_size=60, max_size=60), label="delays")
     gaps = data.draw(st.lists(st.sampled_from([1, 1, 1, 1, 2, 5]), min_size=60, max_size=60))

@@ -1,6 +1,7 @@
 """The loop on a fake clock, a fake robot and an inline policy: nothing here waits."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ class Bench:
         self,
         act: Callable[[Observation], np.ndarray] = lambda _: np.full((8, 4), 0.25, np.float32),
         delay: int = 1,
-        mode="asynchronous",
+        mode: Literal["asynchronous", "synchronous"] = "asynchronous",
         success_after: int | None = None,
         oversleep_ns: tuple[int, ...] = (),
     ) -> None:

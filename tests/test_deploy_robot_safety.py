@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,7 +37,9 @@ def gate() -> SafetyGate:
 def check(
     gate: SafetyGate, action: np.ndarray | None = ACTION, state=STATE, joints=JOINTS, **kwargs
 ):
-    values = dict(observation_age_s=0.02, action_age_s=0.1, policy_silence_s=0.0, policy_dead=False)
+    values: dict[str, Any] = dict(
+        observation_age_s=0.02, action_age_s=0.1, policy_silence_s=0.0, policy_dead=False
+    )
     command, bits = gate.check(action, state, joints, **(values | kwargs))
     return np.array(command), Intervention(bits)
 

@@ -141,7 +141,7 @@ def test_demonstration_remembers_what_the_expert_wanted(
     env: RobosuiteEnv, demonstration: Episode
 ) -> None:
     streams = demonstration.streams
-    assert demonstration.success and demonstration.info["outcome"] in demonstration.instruction
+    assert demonstration.success and str(demonstration.info["outcome"]) in demonstration.instruction
     assert not np.array_equal(streams["action"], streams["action_sent"])
     assert np.abs(streams["action"]).max() <= 1 and np.abs(streams["action_sent"]).max() <= 1
     np.testing.assert_array_equal(np.diff(streams["time_ns"]), 50_000_000)

@@ -52,7 +52,11 @@ def test_the_loss_reaches_every_parameter_and_no_tick_past_the_end():
     policy = make_policy().train()
     batch = make_batch(policy.config.horizon)
     velocities: list[torch.Tensor] = []
-    policy.action_out.register_forward_hook(lambda _, inputs, output: velocities.append(output))
+
+    def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
+        velocities.append(output)
+
+    policy.action_out.register_forward_hook(keep)
     loss = policy.loss(batch, torch.Generator().manual_seed(0))
     velocities[0].retain_grad()
     loss.backward()

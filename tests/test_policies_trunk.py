@@ -8,6 +8,7 @@ from ulna.policies.trunk import Expert, Group, Trunk, TrunkConfig, attend
 
 CONFIG = TrunkConfig(width=32, depth=3, heads=4)
 CONTEXT = ["text", "state"]
+TIMES = torch.tensor([0.3, 0.8])
 EXPERTS = {"context": Expert(), "action": Expert(timed=True)}
 
 
@@ -20,14 +21,14 @@ def make_trunk(make_mask=prefix_mask, experts=None) -> Trunk:
 
 
 def make_groups(batch: int = 2) -> tuple[list[Group], Group]:
+    """The context groups and an action group."""
     generator = torch.Generator().manual_seed(1)
 
     def draw(tokens: int) -> torch.Tensor:
         return torch.randn(batch, tokens, CONFIG.width, generator=generator)
 
-    t = torch.rand(batch, generator=generator)
     context = [Group("text", draw(3)), Group("state", draw(1))]
-    return context, Group("action", draw(5), expert="action", t=t)
+    return context, Group("action", draw(5), expert="action", t=TIMES[:batch])
 
 
 @pytest.mark.parametrize("make_mask", [prefix_mask, joint_mask, causal_mask])
@@ -64,18 +65,15 @@ def test_reserved_cache_is_written_in_place_and_equal():
         cache = trunk.context(context)
         live = cache.reserve(action.length)
         buffers = [tensor.data_ptr() for tensor in live.keys]
-        for _ in range(3):
-            again = trunk([action], live)["action"]
+        outputs = [trunk([action], live)["action"] for _ in range(3)]
         assert [tensor.data_ptr() for tensor in live.keys] == buffers
-        assert torch.allclose(again, trunk([action], cache)["action"], atol=1e-5)
+        assert torch.allclose(outputs[-1], trunk([action], cache)["action"], atol=1e-5)
 
 
 def test_repeat_gives_each_draw_its_own_context_row():
     trunk = make_trunk()
     context, action = make_groups()
-    twice = Group(
-        "action", action.x.repeat_interleave(2, 0), "action", action.t.repeat_interleave(2)
-    )
+    twice = Group("action", action.x.repeat_interleave(2, 0), "action", TIMES.repeat_interleave(2))
     cache = trunk.context(context)
     once = trunk([action], cache)["action"]
     assert torch.allclose(
@@ -97,7 +95,7 @@ def test_the_context_does_not_see_the_action_and_the_action_sees_the_context():
 def test_the_flow_time_changes_the_action_only():
     trunk = make_trunk()
     context, action = make_groups()
-    later = Group("action", action.x, "action", action.t * 0.5)
+    later = Group("action", action.x, "action", TIMES * 0.5)
     before, after = trunk([*context, action]), trunk([*context, later])
     assert not torch.allclose(before["action"], after["action"], atol=1e-4)
     assert torch.equal(before["state"], after["state"])
@@ -125,7 +123,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="expects a flow time"):
         trunk([*context, Group("action", action.x, "action")])
     with pytest.raises(ValueError, match="batch 2"):
-        trunk([Group("action", action.x[:1], "action", action.t[:1])], trunk.context(context))
+        trunk([Group("action", action.x[:1], "action", TIMES[:1])], trunk.context(context))
     with pytest.raises(ValueError, match="room for 4 live tokens, got 5"):
         with torch.no_grad():
             trunk([action], trunk.context(context).reserve(4))

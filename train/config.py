@@ -8,7 +8,7 @@ from ..policies.policy import PolicyConfig
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    peak_learning_rate: float = 1e-3
+    peak_learning_rate: float = 3e-3
     """Top of the one-cycle schedule (Smith & Topin, arXiv 1708.07120)."""
     warmup_fraction: float = 0.1
     """Share of the steps spent rising to the peak; the rest anneals to zero by a cosine."""
@@ -24,9 +24,9 @@ class OptimizerConfig:
 class TrainConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    steps: int = 1200
+    steps: int = 1300
     """Optimizer steps of the whole run, also when it is resumed."""
-    batch_size: int = 128
+    batch_size: int = 64
     """Windows per step and process."""
     gradient_accumulation: int = 1
     """Batches summed into one optimizer step."""

@@ -29,7 +29,7 @@ from ..policies.checkpoint import load_act, load_policy, read_json, write_json
 from .config import TrainConfig
 from .evaluate import evaluate, print_results
 from .loop import train
-from .recipes import debug, small
+from .recipes import RECIPES, debug, small
 from .report import build_report
 
 RunOnRobot = Callable[..., dict[str, Any]]
@@ -47,7 +47,7 @@ class DemoSize:
     robot_episodes: int
 
 
-FULL = DemoSize("pick_named", 400, small(), 50, 3)
+FULL = DemoSize("pick_named", 500, small(), 50, 3)
 MINIMAL = DemoSize("pick_named", 4, debug(), 2, 1)
 
 
@@ -194,8 +194,22 @@ def _report(out: Path, progress: Progress) -> dict[str, Any]:
             "episodes": len(store.episodes),
             "steps": sum(record.steps for record in store.episodes),
         },
+        "commands": commands(out, progress),
         "versions": versions(),
         "machine": machine(),
+    }
+
+
+def commands(out: Path, progress: Progress) -> dict[str, str]:
+    """The command that does each stage on its own, with the numbers this demo used."""
+    task, seed, size = progress.size.task, progress.seed, progress.size
+    name = next((name for name, make in RECIPES.items() if make() == size.recipe), "RECIPE")
+    store, run = out / "store.zarr", out / "policy"
+    return {
+        "collect": f"ulna collect {task} --out {store} --episodes {size.episodes} --seed {seed}",
+        "train": f"ulna train {name} --data {store} --out {run} --seed {seed}",
+        "evaluate": f"ulna evaluate {run} --task {task} --episodes {size.evaluated} --seed {seed}",
+        "run": f"ulna run {run} --robot sim --episodes {size.robot_episodes} --seed {seed}",
     }
 
 

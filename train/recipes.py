@@ -26,7 +26,7 @@ def debug() -> TrainConfig:
         small(),
         policy=PolicyConfig(
             trunk=TrunkConfig(width=32, depth=1, heads=2),
-            vision=KeypointVisionConfig(width=8, blocks=1, tokens=2),
+            vision=KeypointVisionConfig(width=8, blocks=1, maps=4, tokens=2),
             instruction=ByteInstructionConfig(width=16, tokens=2),
             sampler=SamplerConfig(steps=2),
         ),
