@@ -247,11 +247,15 @@ def run(
     from .policies.checkpoint import load_act, load_policy
 
     horizon = load_policy(run).config.execution_horizon  # also refuses a broken checkpoint early
-    results = run_on_robot(
-        partial(load_act, run), robot=robot, task=task, instruction=instruction,
-        episodes=episodes, seed=seed, out=out or run / "robot", execution_horizon=horizon,
-        require_realtime=require_realtime,
-    )  # fmt: skip
+    try:
+        results = run_on_robot(
+            partial(load_act, run), robot=robot, task=task, instruction=instruction,
+            episodes=episodes, seed=seed, out=out or run / "robot", execution_horizon=horizon,
+            require_realtime=require_realtime,
+        )  # fmt: skip
+    except RuntimeError as error:  # the arm was stopped; it says why and where the log is
+        print(f"ulna: {error}", file=sys.stderr)
+        raise SystemExit(1) from error
     results.pop("lateness_ms", None)
     print(json.dumps(results, indent=2))
 

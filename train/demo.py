@@ -97,11 +97,22 @@ def run_demo(
     with state.stage("run") as needed:
         if needed:
             execution = load_policy(out / "policy").config.execution_horizon
-            robot = run_on_robot(
-                partial(load_act, out / "policy"), robot="sim", task=size.task,
-                episodes=size.robot_episodes, seed=seed, out=out / "robot",
-                execution_horizon=execution,
-            )  # fmt: skip
+            try:
+                run_on_robot(
+                    partial(load_act, out / "policy"),
+                    robot="sim",
+                    task=size.task,
+                    episodes=size.robot_episodes,
+                    seed=seed,
+                    out=out / "robot",
+                    execution_horizon=execution,
+                )
+            except RuntimeError as error:
+                # The safety gate ended the run: a result like any other, told by the report.
+                if not (out / "robot" / "results.json").exists():
+                    raise
+                console.print(f"[bold]{error}[/bold]")
+            robot: Any = read_json(out / "robot" / "results.json")
             loop = robot["loop"]
             console.print(
                 f"loop at {loop['control_hz']:.0f} Hz: lateness p50 {loop['p50_ms']:.2f} ms, "
