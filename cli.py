@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -226,6 +226,8 @@ def run(
     episodes: int = 3,
     seed: int = 1,
     out: Path | None = None,
+    execution_horizon: int | None = None,
+    mode: Literal["asynchronous", "synchronous"] = "asynchronous",
     require_realtime: bool = False,
 ) -> None:
     """Run a policy on an arm through the real-time control loop.
@@ -238,6 +240,9 @@ def run(
         episodes: Episodes to run.
         seed: Which run of scenes the simulated arm stands in.
         out: Folder for results.json, the tick log and videos; RUN/robot by default.
+        execution_horizon: Actions executed per chunk; by default as in evaluation. The policy
+            thinks while the arm moves, so fewer switches can be smoother.
+        mode: `asynchronous` moves on while the policy thinks, `synchronous` holds meanwhile.
         require_realtime: Refuse to start unless the system grants real-time scheduling.
     """
     _rendering()
@@ -246,13 +251,20 @@ def run(
     from .deploy_robot.run import run as run_on_robot
     from .policies.checkpoint import load_act, load_policy
 
-    horizon = load_policy(run).config.execution_horizon  # also refuses a broken checkpoint early
+    policy = load_policy(run)  # refuses a broken checkpoint before anything moves
     try:
         results = run_on_robot(
-            partial(load_act, run), robot=robot, task=task, instruction=instruction,
-            episodes=episodes, seed=seed, out=out or run / "robot", execution_horizon=horizon,
+            partial(load_act, run),
+            robot=robot,
+            task=task,
+            episodes=episodes,
+            seed=seed,
+            instruction=instruction,
+            out=out or run / "robot",
+            execution_horizon=execution_horizon or policy.config.execution_horizon,
+            mode=mode,
             require_realtime=require_realtime,
-        )  # fmt: skip
+        )
     except RuntimeError as error:  # the arm was stopped; it says why and where the log is
         print(f"ulna: {error}", file=sys.stderr)
         raise SystemExit(1) from error
