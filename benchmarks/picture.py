@@ -3,6 +3,8 @@
 uv run python benchmarks/picture.py runs/demo/policy
 """
 
+from pathlib import Path
+
 import numpy as np
 import tyro
 from PIL import Image, ImageDraw, ImageFont

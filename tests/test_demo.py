@@ -1,6 +1,8 @@
 """The whole path on the smallest size: collect, train, evaluate, run, report; stop, and go on."""
 
+import importlib.util
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,34 @@ def test_the_demonstrations_are_successes_with_the_noise_apart(finished: Path):
     assert all(record.success for record in store.episodes)
     for stream in ("action", "action_sent", "simulator_state", "images/front", "images/wrist"):
         assert len(store.read(stream, 0)) == store.episodes[0].steps
+
+
+def test_the_benchmark_in_miniature(
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+):
+    """`benchmarks/demo.py --quick`, with the demo of this test in place of another run of it."""
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
+    spec = importlib.util.find_spec("demo")
+    assert spec is not None and spec.loader is not None
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    asked: list[list[str]] = []
+
+    def run(words: list[object], check: bool) -> None:
+        asked.append([str(word) for word in words][1:])
+        shutil.copytree(finished, str(words[words.index("--out") + 1]))
+
+    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.chdir(tmp_path)
+    benchmark.main(seeds=(3,), quick=True)
+    assert [words[:3] + words[5:] for words in asked] == [["demo", "--seed", "3", "--minimal"]]
+    line = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert line.keys() >= {"benchmark", "ratios", "figures", "commit", "machine"}
+    success = json.loads((finished / "report.json").read_text())["success"]
+    assert line["figures"]["3"]["success"] == success
 
 
 def test_refusals_lose_nothing(finished: Path, tmp_path: Path):
