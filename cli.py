@@ -89,7 +89,10 @@ def collect(
     summary = collect_episodes(
         task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume
     )
-    print(summary)
+    print(
+        f"{out}: {summary.episodes} episodes ({summary.steps} steps) stored, {summary.failed} "
+        f"attempts failed, {summary.seconds:.0f} s"
+    )
 
 
 def data_info(
@@ -227,7 +230,7 @@ def run(
     seed: int = 1,
     out: Path | None = None,
     execution_horizon: int | None = None,
-    mode: Literal["asynchronous", "synchronous"] = "asynchronous",
+    mode: Literal["asynchronous", "synchronous"] = "synchronous",
     require_realtime: bool = False,
 ) -> None:
     """Run a policy on an arm through the real-time control loop.
@@ -240,9 +243,9 @@ def run(
         episodes: Episodes to run.
         seed: Which run of scenes the simulated arm stands in.
         out: Folder for results.json, the tick log and videos; RUN/robot by default.
-        execution_horizon: Actions executed per chunk; by default as in evaluation. The policy
-            thinks while the arm moves, so fewer switches can be smoother.
-        mode: `asynchronous` moves on while the policy thinks, `synchronous` holds meanwhile.
+        execution_horizon: Actions executed per chunk; by default as in evaluation.
+        mode: `synchronous` holds the arm for the ticks in which the policy thinks,
+            `asynchronous` moves on meanwhile and switches to the new chunk when it comes.
         require_realtime: Refuse to start unless the system grants real-time scheduling.
     """
     _rendering()
@@ -264,6 +267,7 @@ def run(
             execution_horizon=execution_horizon or policy.config.execution_horizon,
             mode=mode,
             require_realtime=require_realtime,
+            trained_for=policy.embodiment,
         )
     except RuntimeError as error:  # the arm was stopped; it says why and where the log is
         print(f"ulna: {error}", file=sys.stderr)

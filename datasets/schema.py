@@ -10,7 +10,7 @@ on them). Units and frames are in the names; shapes are in the annotations.
 
 import difflib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -66,6 +66,24 @@ class Embodiment:
             if camera.name == name:
                 return camera
         raise unknown_name("camera", name, [camera.name for camera in self.cameras])
+
+
+def require_same_embodiment(trained: Embodiment, present: Embodiment, where: str) -> None:
+    """Refuse to give a policy senses or limits it was not trained with.
+
+    Raises ValueError that names every field in which `present` (of `where`) differs.
+    """
+    differences = [
+        f"{field.name} is {getattr(present, field.name)!r}, trained with "
+        f"{getattr(trained, field.name)!r}"
+        for field in fields(Embodiment)
+        if getattr(present, field.name) != getattr(trained, field.name)
+    ]
+    if differences:
+        raise ValueError(
+            f"{where} is not the embodiment this policy was trained for: {'; '.join(differences)}; "
+            "use the matching robot or task, or train on data of this one"
+        )
 
 
 @dataclass(frozen=True)

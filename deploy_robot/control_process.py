@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..datasets.schema import Embodiment, require_same_embodiment
 from .chunk_schedule import ChunkSchedule, ScheduleConfig
 from .clock import MonotonicClock, Ticker
 from .control_loop import LoopConfig, control_episode
@@ -37,6 +38,8 @@ class ControlPlan:
 
     make_robot: Callable[[], Robot]
     encoded_make_act: bytes
+    trained_for: Embodiment | None
+    """The policy's embodiment; another robot is refused. None: not checked."""
     episodes: tuple[tuple[int, str | None], ...]
     """Seed and instruction of each (None: the scene's own)."""
     schedule: ScheduleConfig
@@ -123,6 +126,8 @@ def _run(connection: Connection, plan: ControlPlan, stopping: Callable[[], bool]
         inference.start()  # loads while the robot connects
         robot.connect(stopping)
         embodiment = robot.embodiment
+        if plan.trained_for is not None:
+            require_same_embodiment(plan.trained_for, embodiment, "the robot")
         gate = SafetyGate(plan.limits, embodiment)
         inference.warm_up(embodiment, plan.episodes[0][1] or "move", stopping=stopping)
         schedule = ChunkSchedule(plan.schedule, inference.horizon, embodiment.action_dim)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..datasets.schema import unknown_name
+from ..datasets.schema import Embodiment, unknown_name
 from ..envs.rollout import SUCCESS_TICKS, evaluation_seeds
 from .chunk_schedule import ScheduleConfig
 from .control_loop import LoopConfig
@@ -52,6 +52,7 @@ def run(
     require_realtime: bool = False,
     video: bool = True,
     on_episode: Callable[[dict[str, Any]], None] | None = None,
+    trained_for: Embodiment | None = None,
 ) -> dict[str, Any]:
     """Run `episodes` episodes in wall-clock time and write `out/results.json`; returns the same.
 
@@ -65,6 +66,7 @@ def run(
         priority: of SCHED_FIFO, where the kernel grants it (see `realtime` in the results).
         require_realtime: refuse to move the arm without every real-time right.
         on_episode: called with each episode's entry of the results as it ends.
+        trained_for: the policy's embodiment; a robot with another is refused. None: not checked.
 
     `results.json` holds `loop` (tick lateness: how long after its deadline a tick woke; a tick is
     *late* if that exceeded half a period or if its deadline was missed altogether), `inference`
@@ -85,6 +87,7 @@ def run(
     plan = ControlPlan(
         make_robot=make_robot,
         encoded_make_act=encode_make_act(make_act),
+        trained_for=trained_for,
         episodes=tuple((s, instruction) for s in evaluation_seeds(seed, episodes)),
         schedule=ScheduleConfig(mode=mode, execution_horizon=execution_horizon),
         loop=LoopConfig(max_episode_s=max_episode_s, success_ticks=SUCCESS_TICKS),

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -231,3 +232,20 @@ def group_members(group: int) -> list[int]:
             if int(fields[2]) == group and fields[0] != "Z":
                 found.append(int(entry.name))
     return found
+
+
+def test_a_policy_of_another_embodiment_is_refused(fakes: ModuleType, tmp_path: Path):
+    other = replace(fakes.GantryEnv().embodiment, name="crane", control_hz=10.0)
+    with pytest.raises(
+        ValueError, match="name is .*, trained with 'crane'; control_hz is 20.0, trained with 10.0"
+    ):
+        run(
+            fakes.make_forward,
+            fakes.gantry,
+            out=tmp_path,
+            execution_horizon=4,
+            limits=fakes.LIMITS,
+            video=False,
+            trained_for=other,
+        )
+    assert not (tmp_path / "results.json").exists()

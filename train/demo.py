@@ -45,14 +45,13 @@ class DemoSize:
     evaluated: int
     """Unseen scenes; as many again with the instruction swapped."""
     robot_episodes: int
-    robot_execution_horizon: int
-    """Actions executed per chunk on the arm. In real time each chunk starts from an observation
-    two ticks old, so every switch is a small jump: with 6, as in evaluation, 8 of 10 episodes
-    succeeded, with 10 all 10 (until chunks are blended, longer is better here)."""
+    robot_mode: str = "synchronous"
+    """The arm holds for the tick or two in which the policy thinks. Moving on meanwhile with plain
+    switches from chunk to chunk lost episodes (CHANGELOG.md, Experiments)."""
 
 
-FULL = DemoSize("pick_named", 500, small(), 50, 3, 10)
-MINIMAL = DemoSize("pick_named", 4, debug(), 2, 1, 10)
+FULL = DemoSize("pick_named", 500, small(), 50, 3)
+MINIMAL = DemoSize("pick_named", 4, debug(), 2, 1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,7 @@ def run_demo(
             print_results(results, console.print)
     with state.stage("run") as needed:
         if needed:
+            policy = load_policy(out / "policy")
             try:
                 run_on_robot(
                     partial(load_act, out / "policy"),
@@ -108,7 +108,9 @@ def run_demo(
                     episodes=size.robot_episodes,
                     seed=seed,
                     out=out / "robot",
-                    execution_horizon=size.robot_execution_horizon,
+                    execution_horizon=policy.config.execution_horizon,
+                    mode=size.robot_mode,
+                    trained_for=policy.embodiment,
                 )
             except RuntimeError as error:
                 # The safety gate ended the run: a result like any other, told by the report.
@@ -224,7 +226,7 @@ def commands(out: Path, progress: Progress) -> dict[str, str]:
         "train": f"ulna train {name} --data {store} --out {run} --seed {seed}",
         "evaluate": f"ulna evaluate {run} --task {task} --episodes {size.evaluated} --seed {seed}",
         "run": f"ulna run {run} --robot sim --task {task} --episodes {size.robot_episodes} "
-        f"--seed {seed} --execution-horizon {size.robot_execution_horizon}",
+        f"--seed {seed} --mode {size.robot_mode}",
     }
 
 

@@ -20,8 +20,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..datasets.schema import require_same_embodiment
 from ..envs.intervals import wilson
 from ..envs.parallel import run_episodes
+from ..envs.robosuite_env import embodiment_of
 from ..envs.rollout import EpisodeResult, evaluation_seeds
 from ..envs.tasks import make_env, task_instructions
 from ..envs.video import film, write_mp4
@@ -50,6 +52,11 @@ def evaluate(
         raise ValueError(f"episodes must be 1 or more, got {episodes}")
     instructions = task_instructions(task)
     policy = load_policy(run)  # refuses a broken checkpoint before any process is started
+    require_same_embodiment(
+        policy.embodiment,
+        embodiment_of(policy.embodiment.render_profile or "fast"),
+        f"the arm of {task}",
+    )
     profile, execution = policy.embodiment.render_profile, policy.config.execution_horizon
     weights = run / "model.safetensors"
     weights = weights if weights.exists() else run / "policy" / "model.safetensors"
