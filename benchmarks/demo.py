@@ -65,7 +65,7 @@ def run_demo(seed: int, out: Path, flags: list[str]) -> dict[str, Any]:
             spent = json.loads(times.read_text())["process_s"] if times.exists() else 0.0
             spent += time.perf_counter() - began
             times.parent.mkdir(parents=True, exist_ok=True)
-            times.write_text(json.dumps({"process_s": round(spent, 1)}))
+            times.write_text(json.dumps({"process_s": round(spent, 3)}))
     found = json.loads(report.read_text())
     if found["seed"] != seed:
         raise ValueError(f"{report} is of seed {found['seed']}, expected {seed}; use --fresh")

@@ -4,6 +4,7 @@ import importlib.util
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -87,7 +88,7 @@ def test_the_benchmark_in_miniature(
         asked.append([str(word) for word in words][1:])
         shutil.copytree(finished, str(words[words.index("--out") + 1]))
 
-    monkeypatch.setattr(benchmark.subprocess, "run", run)
+    monkeypatch.setattr(benchmark, "subprocess", SimpleNamespace(run=run))
     monkeypatch.chdir(tmp_path)
     benchmark.main(seeds=(3,), quick=True)
     assert [words[:3] + words[5:] for words in asked] == [["demo", "--seed", "3", "--minimal"]]

@@ -107,6 +107,17 @@ def test_same_seed_same_run_other_seed_other_run(store, tmp_path):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_one_process_can_train_in_one_precision_and_then_in_another(store, tmp_path):
+    short = replace(TINY, steps=3, held_out_every=3)  # the first output is 0 in any precision
+    losses = []
+    for precision in ("fp32", "bf16", "fp32"):
+        run = tmp_path / f"{precision}_{len(losses)}"
+        train(replace(short, precision=precision), store, run, QUIET)
+        assert json.loads((run / "train.json").read_text())["precision"] == precision
+        losses.append(metrics(run)[-1]["loss"])
+    assert losses[0] == losses[2] != losses[1]
+
+
 def test_decay_is_for_matrices_only():
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.LayerNorm(4))
     optimizer, schedule = make_optimizer(model, OptimizerConfig(), steps=11)

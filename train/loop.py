@@ -17,6 +17,7 @@ from types import FrameType
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.func import functional_call
@@ -43,6 +44,8 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     precision = choose_precision(config.precision, device)
     threads = choose_threads(config.threads)
     torch.set_num_threads(threads)
+    # accelerate keeps the last run's precision in a process-wide singleton and refuses another one.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(
         cpu=device == "cpu",
         mixed_precision="bf16" if precision == "bf16" else "no",
