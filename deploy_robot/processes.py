@@ -6,7 +6,6 @@ reaches every process of a terminal at once, so children ignore it and obey thei
 """
 
 import multiprocessing
-import os
 import signal
 import time
 import traceback
@@ -16,6 +15,8 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
+
+from ..envs.workers import environment_variables
 
 
 class Stopped(Exception):
@@ -40,7 +41,7 @@ def start_process(
     process = context.Process(
         target=target, args=(theirs, *arguments), name=name, daemon=not has_children
     )
-    with _environment(environment or {}), _interrupts_blocked():
+    with environment_variables(**(environment or {})), _interrupts_blocked():
         process.start()
     theirs.close()
     return process, ours
@@ -139,17 +140,3 @@ def _interrupts_blocked():
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _environment(values: dict[str, str]):
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

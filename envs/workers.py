@@ -43,7 +43,9 @@ class _Worker:
         self.line, far_end = context.Pipe()
         # Linear algebra of this size gains nothing from threads, and a thread pool per worker
         # would fight over the cores. Read when numpy is first imported, so set before the start.
-        with _environment(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LP_NUM_THREADS="0"):
+        with environment_variables(
+            OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1", LP_NUM_THREADS="0"
+        ):
             self.process: BaseProcess = context.Process(
                 target=_serve, args=(far_end, make_worker), daemon=True
             )
@@ -182,7 +184,8 @@ def _failure(error: Exception) -> Failure:
 
 
 @contextmanager
-def _environment(**values: str) -> Iterator[None]:
+def environment_variables(**values: str) -> Iterator[None]:
+    """Set for the processes started inside; put back afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)
     try:
