@@ -1,9 +1,9 @@
 """Judge a policy in simulation: success with its interval, and whether it listens.
 
 The language test runs the same scenes twice: once with the instruction the scene's seed drew, once
-with another object named. A policy that ignores words does the same thing both times; `followed`
-counts how often the arm took what the *new* words name. Results go to `OUT/results.json`, films of
-some successes and of every failure beside it.
+with another object named. A policy that ignores words does the same thing both times;
+`language_swap` is the rate at which the arm takes what the *new* words name. Results go to
+`OUT/results.json`, films of some successes and of every failure beside it.
 
 Next: `envs/parallel.py` (how episodes are run), `train/report.py` (the page).
 """
