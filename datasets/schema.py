@@ -11,9 +11,10 @@ on them). Units and frames are in the names; shapes are in the annotations.
 import difflib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
+from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int64, Shaped, UInt8, UInt16
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,12 @@ class Camera:
     name: str
     height: int
     width: int
+    depth_unit_m: float = 0.0
+    """Metres per count of the uint16 depth frames that come with the colour ones; 0: no depth."""
+    intrinsics: tuple[float, ...] = field(default=(), compare=False)
+    """fx, fy, cx, cy in pixels; empty if unknown. Calibration does not change the identity."""
+    mounted_on: str = field(default="", compare=False)
+    """Link the camera moves with, or `base`; empty if unknown."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +56,15 @@ class Embodiment:
     cameras: tuple[Camera, ...]
     joint_names: tuple[str, ...] = ()
     """Names of the measured joints, in the order of the `joint_position_rad` stream."""
+    joint_low_rad: tuple[float, ...] = field(default=(), compare=False)
+    """Smallest position of each joint of `joint_names`; empty if unknown."""
+    joint_high_rad: tuple[float, ...] = field(default=(), compare=False)
+    """Largest position of each joint; empty if unknown."""
+    action_frame: str = ""
+    """Frame in which Cartesian actions are given, such as `base` or `tool`; empty if it does not
+    apply."""
+    quaternion_order: Literal["", "wxyz", "xyzw"] = ""
+    """Order of quaternions in state and action; empty if there are none."""
     render_profile: str = ""
     """How simulated images are drawn (`exact`, `near`, `fast`); empty for a real camera. A policy
     must be judged on the pixels it was trained on, so this is part of the identity."""
@@ -77,7 +93,7 @@ def require_same_embodiment(trained: Embodiment, present: Embodiment, where: str
         f"{field.name} is {getattr(present, field.name)!r}, trained with "
         f"{getattr(trained, field.name)!r}"
         for field in fields(Embodiment)
-        if getattr(present, field.name) != getattr(trained, field.name)
+        if field.compare and getattr(present, field.name) != getattr(trained, field.name)
     ]
     if differences:
         raise ValueError(
@@ -90,7 +106,7 @@ def require_same_embodiment(trained: Embodiment, present: Embodiment, where: str
 class Observation:
     """What a policy is given at one control tick."""
 
-    images: dict[str, UInt8[np.ndarray, "height width 3"]]
+    images: dict[str, UInt8[np.ndarray, "_ _ 3"]]
     """RGB frame of each camera by camera name."""
     state: Float[np.ndarray, " state_dim"]
     """Proprioception, float32, in the units of `Embodiment.state_names`."""
@@ -106,19 +122,50 @@ Act = Callable[[Observation], Float[np.ndarray, "horizon action_dim"]]
 
 
 @dataclass(frozen=True)
+class Subgoal:
+    """A stretch of an episode with a command of its own."""
+
+    start: int
+    """First step."""
+    stop: int
+    """Step after the last one."""
+    instruction: str
+
+
+@dataclass(frozen=True)
+class Sensor:
+    """What one sensor gave at its own rate, such as joint torques at 500 Hz."""
+
+    time_ns: Int64[np.ndarray, " samples"]
+    """Capture times, never running backwards, on the clock of the stream `time_ns`."""
+    values: Shaped[np.ndarray, "samples ..."]
+
+
+@dataclass(frozen=True)
 class Episode:
     """One run of a robot, as it goes into a store. Every stream has the same first axis."""
 
-    images: dict[str, UInt8[np.ndarray, "steps height width 3"]]
+    images: dict[str, UInt8[np.ndarray, "steps _ _ 3"]]
+    """RGB frames by camera name, one per step."""
     streams: dict[str, np.ndarray]
-    """Numeric streams `(steps, ...)`. Always `state` and `action` (float32); besides them, for
-    instance, `action_sent`, `joint_position_rad`, `simulator_state`, `time_ns`."""
+    """Numeric streams `(steps, ...)`. Always `state` and `action` (the commanded one), float32;
+    besides them, for instance, `action_sent` (after the safety gate), `action_measured`,
+    `joint_position_rad`, `simulator_state`. Names that end in `time_ns` are capture times, int64,
+    in nanoseconds: `time_ns` of the step, `front_time_ns` of the frame of camera `front`."""
     instruction: str
     task: str
     seed: int
-    success: bool
+    success: bool | None
+    """None: nobody said."""
     info: dict[str, str | int | float | bool] = field(default_factory=dict)
     """Anything else worth keeping about the whole episode; goes into the commit record."""
+    depth: dict[str, UInt16[np.ndarray, "steps _ _"]] = field(default_factory=dict)
+    """Depth frames by camera name, in units of `Camera.depth_unit_m`; 0 where nothing was seen."""
+    sensors: dict[str, Sensor] = field(default_factory=dict)
+    """Streams with a rate of their own, by name."""
+    paraphrases: tuple[str, ...] = ()
+    """Other commands that mean the same as `instruction`."""
+    subgoals: tuple[Subgoal, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -133,12 +180,16 @@ class Batch:
     of the episode the last action is repeated and `action_is_pad` is True.
     """
 
-    images: dict[str, UInt8[np.ndarray, "batch height width 3"]]
-    state: Float[np.ndarray, "batch state_dim"]
+    images: dict[str, UInt8[np.ndarray, "batch *history _ _ 3"]]
+    state: Float[np.ndarray, "batch *history state_dim"]
     action_chunk: Float[np.ndarray, "batch horizon action_dim"]
     action_is_pad: Bool[np.ndarray, "batch horizon"]
     instructions: tuple[str, ...]
     """One command per row."""
+    streams: dict[str, Shaped[np.ndarray, "batch ..."]] = field(default_factory=dict)
+    """Further numeric streams that were asked for."""
+    depth: dict[str, UInt16[np.ndarray, "batch *history _ _"]] = field(default_factory=dict)
+    """Depth frames that were asked for, in units of `Camera.depth_unit_m`."""
 
 
 def unknown_name(kind: str, got: str, known: Iterable[str]) -> ValueError:

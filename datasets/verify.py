@@ -4,16 +4,18 @@ import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from itertools import pairwise
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
 
 from . import commits
-from .chunks import CHUNK_ROWS, DamagedData, array_crc32c, array_metadata
+from .chunks import DamagedData
 from .commits import EpisodeRecord
 from .durable import TEMPORARY_PREFIX
-from .store import Store
+from .episode_table import EpisodeTable, newest_checkpoint
+from .store import Store, array_folder
 from .strict_json import encode
 
 
@@ -41,7 +43,8 @@ def describe(store: Store) -> dict[str, Any]:
     """The facts of a store as plain JSON values."""
     records = store.episodes
     steps = sum(record.steps for record in records)
-    successes = sum(record.success for record in records)
+    successes = sum(record.success is True for record in records)
+    labelled = sum(record.success is not None for record in records)
     streams: dict[str, dict[str, Any]] = {}
     for record in records:
         for name, stream in record.streams.items():
@@ -52,8 +55,8 @@ def describe(store: Store) -> dict[str, Any]:
             if entry["shape"] != list(stream.shape):
                 entry["shape"] = "varies"
     return {
-        "path": str(store.path),
-        "bytes": sum(path.stat().st_size for path in store.path.rglob("*") if path.is_file()),
+        "path": store.location,
+        "bytes": sum(file.size for file in store.storage.walk("")),
         "episodes": len(records),
         "steps": steps,
         "duration_s": steps / store.embodiment.control_hz,
@@ -62,7 +65,8 @@ def describe(store: Store) -> dict[str, Any]:
         "instructions": dict(sorted(Counter(record.instruction for record in records).items())),
         "success": {
             "successes": successes,
-            "rate": successes / len(records) if records else None,
+            "labelled": labelled,
+            "rate": successes / labelled if labelled else None,
         },
         "streams": dict(sorted(streams.items())),
         "segments": len({record.segment for record in records}),
@@ -73,7 +77,7 @@ def describe(store: Store) -> dict[str, Any]:
 
 def verify(store: Store, threads: int = 4) -> list[Problem]:
     """Read everything and compare it with the log; an empty list means all is well."""
-    problems = _check_log(store)
+    problems = _check_log(store) + _check_rows(store)
     with ThreadPoolExecutor(threads, "ulna-verify") as pool:
         for found in pool.map(
             lambda index: _check_episode(store, index), range(len(store.episodes))
@@ -84,20 +88,40 @@ def verify(store: Store, threads: int = 4) -> list[Problem]:
 
 def _check_log(store: Store) -> list[Problem]:
     problems = [
-        Problem("error", f"commit record {text}; its episode cannot be found")
+        Problem("error", f"commit record {text}; its episodes cannot be found")
         for text in store.damaged_commits
     ]
-    numbers = commits.numbers(store.path / "commits")
+    numbers = commits.numbers(store.storage)
     missing = sorted(set(range(numbers[-1] + 1)) - set(numbers)) if numbers else []
     if missing:
         problems.append(Problem("error", f"commit records {missing} are missing from the log"))
-    taken: dict[tuple[str, int], int] = {}
+    newest = newest_checkpoint(store.storage)
+    if newest.number >= 0 and not problems:
+        log = [c for c in store.log if c.number <= newest.number]
+        try:
+            same = list(newest.table) == list(EpisodeTable().with_commits(log))
+            what = "tells other episodes than the log"
+        except DamagedData as error:
+            same, what = False, str(error)
+        if not same:
+            message = f"the checkpoint of commit {newest.number} {what}; delete checkpoints/"
+            problems.append(Problem("error", message))
+    return problems
+
+
+def _check_rows(store: Store) -> list[Problem]:
+    """No two episodes may claim the same rows."""
+    claims: dict[str, list[tuple[int, int, int]]] = {}
     for index, record in enumerate(store.episodes):
-        for row in range(record.start, record.start + record.steps, CHUNK_ROWS):
-            other = taken.setdefault((record.segment, row), index)
-            if other != index:
-                message = f"claims the same rows of segment {record.segment} as episode {other}"
-                problems.append(Problem("error", message, index, record.uid))
+        claims.setdefault(record.segment, []).append(
+            (record.start, record.start + record.steps, index)
+        )
+    problems = []
+    for segment, ranges in claims.items():
+        for (_, stop, one), (start, _, other) in pairwise(sorted(ranges)):
+            if start < stop:
+                message = f"claims the same rows of segment {segment} as episode {one}"
+                problems.append(Problem("error", message, other, store.episodes[other].uid))
     return problems
 
 
@@ -113,70 +137,79 @@ def _check_episode(store: Store, index: int) -> list[Problem]:
     for name in sorted(({"state", "action"} | images) - set(record.streams)):
         report("error", f"is missing; embodiment {robot.name} needs it", name)
     for name, stream in record.streams.items():
-        metadata_problem = _metadata_problem(store, record, name)
-        if metadata_problem:
-            report("error", metadata_problem, name)
         try:
-            rows = store.read(name, index)
+            too_short = _array_too_short(store, record, name)
+            if too_short:
+                report("error", too_short, name)
+            lossy = store.layout(name, record).lossy
+            rows = None if lossy else store.read(name, index)
+            checksum = store.checksum(name, index, rows)
         except (DamagedData, OSError) as error:
             report("error", str(error), name)
             continue
-        if array_crc32c(rows) != stream.crc32c:
+        if checksum != stream.crc32c:
             report("error", "the rows are not those of the commit record", name)
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            report("error", "holds NaN or infinity", name)
-        if name == "time_ns" and (np.diff(rows) < 0).any():
-            report("error", f"runs backwards at step {int(np.argmax(np.diff(rows) < 0)) + 1}", name)
-        if name == "action" and rows.shape[1:] == (robot.action_dim,):
-            low, high = (np.array(v, np.float32) for v in (robot.action_low, robot.action_high))
-            outside = (rows < low) | (rows > high)
-            if outside.any():
-                step, entry = (int(number) for number in np.argwhere(outside)[0])
-                report(
-                    "warning",
-                    f"{int(outside.any(1).sum())} of {record.steps} actions lie outside the "
-                    f"limits, first {robot.action_names[entry]} = {rows[step, entry]:.6g} at step "
-                    f"{step} (limits {low[entry]:g} to {high[entry]:g})",
-                    name,
-                )
+        if rows is not None:
+            _check_numbers(store, name, rows, report)
     return problems
 
 
-def _metadata_problem(store: Store, record: EpisodeRecord, name: str) -> str:
-    """What is wrong with the `zarr.json` of a stream: other readers of the store depend on it."""
-    stream = record.streams[name]
-    path = store.path / "segments" / record.segment / name / "zarr.json"
-    try:
-        found = json.loads(path.read_bytes())
-        rows = int(found["shape"][0])
-    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
-        return f"{path.relative_to(store.path)} cannot be read: {error!r}"
-    if rows < record.start + record.steps:
-        return f"the array has {rows} rows, the episode ends at {record.start + record.steps}"
-    expected = array_metadata(rows, stream.shape, np.dtype(stream.dtype))
-    differing = sorted(key for key in expected if expected[key] != found.get(key))
-    return f"{path.relative_to(store.path)} differs in {', '.join(differing)}" if differing else ""
+def _check_numbers(store: Store, name: str, rows: np.ndarray, report: Any) -> None:
+    robot = store.embodiment
+    if rows.dtype.kind == "f" and not np.isfinite(rows).all():
+        report("error", "holds NaN or infinity", name)
+    if name.endswith("time_ns") and (np.diff(rows) < 0).any():
+        report("error", f"runs backwards at step {int(np.argmax(np.diff(rows) < 0)) + 1}", name)
+    if name == "action" and rows.shape[1:] == (robot.action_dim,):
+        low, high = (np.array(v, np.float32) for v in (robot.action_low, robot.action_high))
+        outside = (rows < low) | (rows > high)
+        if outside.any():
+            step, entry = (int(number) for number in np.argwhere(outside)[0])
+            report(
+                "warning",
+                f"{int(outside.any(1).sum())} of {len(rows)} actions lie outside the limits, "
+                f"first {robot.action_names[entry]} = {rows[step, entry]:.6g} at step {step} "
+                f"(limits {low[entry]:g} to {high[entry]:g})",
+                name,
+            )
+
+
+def _array_too_short(store: Store, record: EpisodeRecord, name: str) -> str:
+    """What is wrong with the length of an array: other readers of the store depend on it."""
+    start, rows = record.extent(name)
+    metadata = json.loads(store.storage.read(f"{array_folder(record, name)}/zarr.json"))
+    length = metadata["shape"][0]
+    if length < start + rows:
+        return f"the array has {length} rows, the episode ends at {start + rows}"
+    return ""
+
+
+def referenced_files(store: Store) -> set[str]:
+    """Names of the chunk files that the episodes of a store lie in."""
+    found: set[str] = set()
+    for record in store.episodes:
+        for name in record.streams:
+            try:
+                found.update(store.stream_files(name, record))
+            except DamagedData:
+                continue  # reported with the episode
+    return found
 
 
 def _unreferenced(store: Store) -> list[Problem]:
     """Chunk files that no record claims: a writer that is at work now, or one that crashed."""
-    claimed = {
-        store.stream_file(name, record, row)
-        for record in store.episodes
-        for name in record.streams
-        for row in range(0, record.steps, CHUNK_ROWS)
-    }
-    by_segment: dict[str, list[Path]] = {}
-    for folder in (store.path / "segments").iterdir():
-        for path in folder.rglob("*") if folder.is_dir() else ():
-            is_chunk = path.name.startswith(("c.", TEMPORARY_PREFIX))
-            if is_chunk and path.is_file() and path not in claimed:
-                by_segment.setdefault(folder.name, []).append(path)
+    claimed = referenced_files(store)
+    by_segment: dict[str, list[int]] = {}
+    for file in store.storage.walk("segments"):
+        path = PurePosixPath(file.name)
+        is_chunk = path.name.startswith(("c.", TEMPORARY_PREFIX))
+        if is_chunk and file.name not in claimed:
+            by_segment.setdefault(path.parts[1], []).append(file.size)
     return [
         Problem(
             "note",
-            f"segment {name}: {len(paths)} files ({sum(p.stat().st_size for p in paths)} bytes) "
-            "belong to no episode: an episode being written now, or one cut short by a crash",
+            f"segment {name}: {len(sizes)} files ({sum(sizes)} bytes) belong to no episode: one "
+            "being written now, one cut short by a crash, or one deleted (see `ulna data gc`)",
         )
-        for name, paths in sorted(by_segment.items())
+        for name, sizes in sorted(by_segment.items())
     ]

@@ -8,62 +8,48 @@ what it gathers around that step is clamped to its own episode, and said to be p
         gathers         3 4 4 4                    never row 5
         padding         . . P P
 
-Next: `loader.py` (batches through these indices).
+Next: `shuffle.py` (in which order), `loader.py` (batches through these indices).
 """
 
-from dataclasses import dataclass
-
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int64
 
 
-@dataclass(frozen=True)
 class Windows:
-    """Every step of every episode, as four parallel arrays."""
+    """Every step of every episode; window `i` is row `i`. Holds 8 bytes per episode."""
 
-    episode: Int[np.ndarray, " windows"]
-    """Position of the episode in the `lengths` given to `make_windows`."""
-    step: Int[np.ndarray, " windows"]
-    """Step within the episode."""
-    first_row: Int[np.ndarray, " windows"]
-    """First row of the episode."""
-    last_row: Int[np.ndarray, " windows"]
-    """Last row of the episode."""
+    def __init__(self, lengths: Int64[np.ndarray, " episodes"]) -> None:
+        """`lengths`: steps of each episode."""
+        if (lengths < 1).any():
+            raise ValueError(f"episode {int(np.argmax(lengths < 1))} has no steps")
+        self.ends: Int64[np.ndarray, " episodes"] = np.cumsum(lengths)
+        """Row after the last one, per episode."""
 
     def __len__(self) -> int:
-        return len(self.step)
+        return int(self.ends[-1]) if len(self.ends) else 0
 
-    @property
-    def row(self) -> Int[np.ndarray, " windows"]:
-        """Row of the window's own step."""
-        return self.first_row + self.step
+    def first_rows(self, episode: Int64[np.ndarray, " *batch"]) -> Int64[np.ndarray, " *batch"]:
+        """First row of each of these episodes (positions in `lengths`)."""
+        return np.where(episode > 0, self.ends[episode - 1], 0)
 
-
-def make_windows(lengths: Int[np.ndarray, " episodes"]) -> Windows:
-    """One window per step, in order of episode and step."""
-    if (lengths < 1).any():
-        raise ValueError(f"episode {int(np.argmax(lengths < 1))} has no steps")
-    first = np.cumsum(lengths) - lengths
-    episode = np.repeat(np.arange(len(lengths)), lengths)
-    first_row = first[episode]
-    return Windows(
-        episode=episode,
-        step=np.arange(int(lengths.sum())) - first_row,
-        first_row=first_row,
-        last_row=first_row + lengths[episode] - 1,
-    )
+    def episodes(self, index: Int64[np.ndarray, " batch"]) -> Int64[np.ndarray, " batch"]:
+        """Position in `lengths` of the episode of each window."""
+        return np.searchsorted(self.ends, index, side="right")
 
 
 def window_rows(
     windows: Windows,
-    index: Int[np.ndarray, " batch"],
-    offsets: Int[np.ndarray, " offsets"],
-) -> tuple[Int[np.ndarray, "batch offsets"], Bool[np.ndarray, "batch offsets"]]:
+    index: Int64[np.ndarray, " batch"],
+    episode: Int64[np.ndarray, " batch"],
+    offsets: Int64[np.ndarray, " offsets"],
+) -> tuple[Int64[np.ndarray, "batch offsets"], Bool[np.ndarray, "batch offsets"]]:
     """Rows at `offsets` steps from each window of `index`, and which of them are padding.
 
-    `np.arange(horizon)` gives action chunks, `np.arange(1 - history, 1)` gives histories.
+    `episode` is `windows.episodes(index)`. `np.arange(horizon)` gives action chunks,
+    `np.arange(1 - history, 1)` gives histories.
     """
-    first, last = windows.first_row[index][:, None], windows.last_row[index][:, None]
-    wanted = windows.row[index][:, None] + offsets[None, :]
+    first = windows.first_rows(episode)[:, None]
+    last = windows.ends[episode][:, None] - 1
+    wanted = index[:, None] + offsets[None, :]
     rows = np.clip(wanted, first, last)
     return rows, rows != wanted

@@ -1,21 +1,21 @@
 """Adding episodes to a store, wholly or not at all.
 
         encode -> write and sync the chunk files -> grow the arrays -> sync their folders
-               -> commit record by link(2) -> sync the log            (now the episode exists)
+               -> commit with one put-if-absent -> sync the log       (now the episode exists)
 
-A crash before the link leaves files that nothing refers to; after it the episode is complete.
+A crash before the commit leaves files that nothing refers to; after it the episode is complete.
 Every writer owns a segment, so processes share nothing but the log.
 
-Next: `commits.py` (the log), `chunks.py` (the bytes).
+Next: `commits.py` (the log), `layout.py` (the files), `recorder.py` (step by step, in real time).
 """
 
 import hashlib
 import json
 import os
-import re
 import secrets
-from concurrent.futures import ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,22 +24,32 @@ from typing import Any
 import numpy as np
 
 from . import commits
-from .chunks import (
-    CHUNK_ROWS,
-    array_crc32c,
-    array_metadata,
-    chunk_file,
-    encode_chunk,
-    encode_shard,
-    is_image,
-)
-from .commits import EpisodeRecord, StreamRecord
-from .durable import sync_folder, write_file
-from .schema import Embodiment, Episode, unknown_name
-from .store import group_metadata, read_embodiment
-from .strict_json import encode
+from .chunks import array_crc32c
+from .commits import Add, EpisodeRecord, Op, StreamRecord
+from .episode_check import check_episode
+from .episode_table import CHECKPOINT_COMMITS, write_checkpoint
+from .image_codec import EncodedFrames, ImageCodec, Jpeg
+from .layout import CHUNK_ROWS, Layout
+from .schema import Embodiment, Episode
+from .storage import Storage, open_storage
+from .store import Store, group_metadata, payloads_crc32c, read_header
+from .strict_json import decode, encode
 
-Signature = tuple[tuple[str, str, tuple[int, ...]], ...]
+Signature = tuple[tuple[str, Layout], ...]
+
+DEFAULT_CODEC: ImageCodec = Jpeg()
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """One stream of an episode, coded and ready to be written."""
+
+    layout: Layout
+    rows: int
+    payloads: list[bytes]
+    crc32c: int
+    own_rate: bool = False
+    """Whether it has rows of its own instead of one per step."""
 
 
 @dataclass
@@ -47,23 +57,34 @@ class _Segment:
     """A group of arrays that grow together; all episodes in it have the same streams."""
 
     name: str
-    folder: Path
-    next_row: int = 0
+    next_row: dict[str, int] = field(default_factory=dict)
+    """Per stream; those with one row per step move together."""
 
 
 class Writer:
-    """Appends episodes to the store at `store_path`. One per process (or thread); any number at
-    once on one store. Use it in a `with` statement."""
+    """Appends episodes to a store. One per process (or thread); any number at once on one store.
+    Use it in a `with` statement."""
 
-    def __init__(self, store_path: Path | str) -> None:
-        self.path = Path(store_path)
-        self.embodiment = read_embodiment(self.path)
+    def __init__(
+        self,
+        location: Path | str | Storage,
+        image_codec: ImageCodec | Mapping[str, ImageCodec] = DEFAULT_CODEC,
+        tool: str = "writer",
+        threads: int = 4,
+    ) -> None:
+        """`image_codec`: for all cameras, or one per camera name. `tool`: what the log calls us."""
+        self.storage = open_storage(location) if isinstance(location, Path | str) else location
+        header = read_header(self.storage)
+        self.embodiment = decode(Embodiment, header["embodiment"], "embodiment")
+        self.tool = tool
+        self.image_codec = image_codec
         self.episodes_added = 0
         self._process = os.getpid()
         self._segments: dict[Signature, _Segment] = {}
-        self._next_number = max(commits.numbers(self.path / "commits"), default=-1) + 1
-        # Syncing is waiting: the files of an episode are synced side by side.
-        self._threads = ThreadPoolExecutor(4, thread_name_prefix="ulna-writer")
+        self._next_number = max(commits.numbers(self.storage), default=-1) + 1
+        # Coding releases the interpreter lock, syncing is waiting: both go side by side.
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ulna-writer")
+        self._checkpoint: Future[None] | None = None
 
     def __enter__(self) -> "Writer":
         return self
@@ -80,48 +101,126 @@ class Writer:
         """Stop the threads. What was added is safe without it."""
         self._threads.shutdown()
 
-    def add_episode(self, episode: Episode) -> str:
+    def add_episode(
+        self, episode: Episode, encoded: Mapping[str, EncodedFrames] | None = None
+    ) -> str:
         """Store an episode and give its uid. When this returns, the episode is on the disk.
 
+        `encoded`: frames of cameras that are coded already and are not in `episode.images`.
         Raises ValueError if the episode does not fit the embodiment, OSError if it cannot be
         written; in both cases nothing of it is in the store, and the writer stays usable.
         """
+        return self.add_episodes([(episode, encoded or {})])[0]
+
+    def add_episodes(
+        self, episodes: Iterable[tuple[Episode, Mapping[str, EncodedFrames]]]
+    ) -> list[str]:
+        """Store several episodes with one commit: all of them, or none."""
         if os.getpid() != self._process:
             raise ValueError("a Writer was used after a fork; make one Writer in each process")
-        check_episode(episode, self.embodiment)
-        streams = {name: _little_endian(rows) for name, rows in episode.streams.items()}
-        for camera, frames in episode.images.items():
-            streams[f"images/{camera}"] = frames
+        records = []
+        for episode, encoded in episodes:
+            check_episode(episode, self.embodiment, encoded)
+            records.append(self.write_prepared(episode, self.prepare(episode, encoded)))
+        self.commit([Add(record) for record in records])
+        self.episodes_added += len(records)
+        return [record.uid for record in records]
+
+    def prepare(
+        self, episode: Episode, encoded: Mapping[str, EncodedFrames]
+    ) -> dict[str, Prepared]:
+        """Code every stream of an episode."""
+        jobs: dict[str, Future[Prepared]] = {}
+        for name, rows in episode.streams.items():
+            jobs[name] = self._threads.submit(prepare_rows, rows)
+        for name, frames in episode.depth.items():
+            jobs[f"depth/{name}"] = self._threads.submit(prepare_rows, frames)
+        for name, sensor in episode.sensors.items():
+            for part, rows in (("values", sensor.values), ("time_ns", sensor.time_ns)):
+                jobs[f"sensors/{name}/{part}"] = self._threads.submit(
+                    prepare_rows, rows, own_rate=True
+                )
+        prepared = {f"images/{name}": prepare_encoded(frames) for name, frames in encoded.items()}
+        for name, frames in episode.images.items():
+            prepared[f"images/{name}"] = self._prepare_images(frames, self.codec_of(name))
+        prepared.update({name: job.result() for name, job in jobs.items()})
+        return dict(sorted(prepared.items()))
+
+    def codec_of(self, camera: str) -> ImageCodec:
+        """How frames of a camera are coded."""
+        if isinstance(self.image_codec, Mapping):
+            return self.image_codec.get(camera, DEFAULT_CODEC)
+        return self.image_codec
+
+    def write_prepared(self, episode: Episode, streams: dict[str, Prepared]) -> EpisodeRecord:
+        """Write the files of an episode and make them durable; `commit` makes it exist.
+
+        Raises OSError; then its files are removed again.
+        """
         try:
-            uid = self._write(episode, dict(sorted(streams.items())))
+            return self._write(episode, streams)
         except OSError as error:
             raise OSError(
                 error.errno,
-                f"the episode of seed {episode.seed} could not be stored in {self.path} "
-                f"({error.strerror}); the {self.episodes_added} episodes this writer added before "
-                "are safe. Free some space or mend the disk, then go on with --append",
+                f"the episode of seed {episode.seed} could not be stored in "
+                f"{self.storage.location} ({error.strerror}); the {self.episodes_added} episodes "
+                "this writer added before are safe. Free some space or mend the disk, then go on "
+                "with --append",
             ) from error
-        self.episodes_added += 1
-        return uid
 
-    def _write(self, episode: Episode, streams: dict[str, np.ndarray]) -> str:
+    def commit(self, ops: Sequence[Op]) -> int:
+        """Append to the log; gives the commit's number. From here on nothing may be deleted: an
+        interrupt may come after the commit took effect."""
+        try:
+            number = commits.append(self.storage, ops, self._next_number, self.tool)
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the log of {self.storage.location} could not be written ({error.strerror}); the "
+                f"{self.episodes_added} episodes this writer added before are safe. Free some "
+                "space or mend the disk, then go on with --append",
+            ) from error
+        first, self._next_number = self._next_number, number + 1
+        crossed = range(first, number + 1)
+        if any(n % CHECKPOINT_COMMITS == CHECKPOINT_COMMITS - 1 for n in crossed):
+            # In the background: it concerns the next `Store.open`, not this episode.
+            self._checkpoint = self._threads.submit(checkpoint, self.storage)
+        return number
+
+    def _write(self, episode: Episode, streams: dict[str, Prepared]) -> EpisodeRecord:
         segment = self._segment(streams)
-        start = segment.next_row
-        # Taken even if writing fails: a slot is never used twice.
-        segment.next_row += -(-episode.steps // CHUNK_ROWS) * CHUNK_ROWS
+        starts = {name: segment.next_row[name] for name in streams}
+        for name, stream in streams.items():
+            # Taken even if writing fails: a slot is never used twice.
+            segment.next_row[name] += -(-stream.rows // CHUNK_ROWS) * CHUNK_ROWS
         jobs = [
-            self._threads.submit(_write_stream, segment.folder / name, rows, start)
-            for name, rows in streams.items()
+            self._threads.submit(
+                _write_stream, self.storage, f"segments/{segment.name}/{name}", stream, starts[name]
+            )
+            for name, stream in streams.items()
         ]
         try:
-            checksums = [job.result() for job in jobs]
+            for job in jobs:
+                job.result()
         except BaseException:
             wait(jobs)
-            for name, rows in streams.items():
-                _discard(segment.folder / name, rows, start)
+            for name, stream in streams.items():
+                for file, _ in _files(f"segments/{segment.name}/{name}", stream, starts[name]):
+                    self.storage.delete(file)
             raise
-        record = EpisodeRecord(
-            uid=_uid(episode, streams, checksums),
+        start = next(starts[name] for name, stream in streams.items() if not stream.own_rate)
+        records = {
+            name: StreamRecord(
+                dtype=stream.layout.dtype.name,
+                shape=stream.layout.row_shape,
+                crc32c=stream.crc32c,
+                rows=stream.rows if stream.own_rate else None,
+                start=starts[name] if stream.own_rate else None,
+            )
+            for name, stream in streams.items()
+        }
+        return EpisodeRecord(
+            uid=_uid(episode, records),
             task=episode.task,
             instruction=episode.instruction,
             seed=episode.seed,
@@ -129,127 +228,99 @@ class Writer:
             success=episode.success,
             segment=segment.name,
             start=start,
-            streams={
-                name: StreamRecord(rows.dtype.name, rows.shape[1:], checksum)
-                for (name, rows), checksum in zip(streams.items(), checksums, strict=True)
-            },
+            streams=records,
             info=dict(episode.info),
+            paraphrases=episode.paraphrases,
+            subgoals=episode.subgoals,
         )
-        # From here on nothing may be deleted: an interrupt may come after the link.
-        self._next_number = 1 + commits.append(self.path / "commits", record, self._next_number)
-        return record.uid
 
-    def _segment(self, streams: dict[str, np.ndarray]) -> _Segment:
+    def _prepare_images(self, frames: np.ndarray, codec: ImageCodec) -> Prepared:
+        """Chunk by chunk in the threads: frames are most of the work."""
+        layout = Layout.of(frames.dtype, frames.shape[1:], codec)
+        size = layout.chunk_rows
+        pieces = [frames[first : first + size] for first in range(0, len(frames), size)]
+        # Several chunks to a job, or the queue costs more than the coding.
+        each = max(1, -(-len(pieces) // 16))
+        jobs = [
+            self._threads.submit(lambda part: [layout.encode(piece) for piece in part], part)
+            for part in (pieces[first : first + each] for first in range(0, len(pieces), each))
+        ]
+        payloads = [payload for job in jobs for payload in job.result()]
+        checksum = payloads_crc32c(payloads) if layout.lossy else array_crc32c(frames)
+        return Prepared(layout, len(frames), payloads, checksum)
+
+    def _segment(self, streams: dict[str, Prepared]) -> _Segment:
         """The segment for episodes with these streams; made when first needed."""
-        signature = tuple((name, rows.dtype.name, rows.shape[1:]) for name, rows in streams.items())
+        signature = tuple((name, stream.layout) for name, stream in streams.items())
         if signature in self._segments:
             return self._segments[signature]
-        name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
-        folder = self.path / "segments" / name
-        folders = {folder, *(parent for n in streams for parent in (folder / n).parents)}
-        groups = sorted(f for f in folders if f.is_relative_to(folder))
-        for group in groups:
-            group.mkdir()
-            about = {"embodiment": encode(self.embodiment)} if group == folder else {}
-            write_file(group / "zarr.json", group_metadata(**about))
-        for stream in streams:
-            (folder / stream).mkdir()
-        for group in [self.path / "segments", *groups]:
-            sync_folder(group)
-        self._segments[signature] = _Segment(name, folder)
+        name = new_segment(self.storage, self.embodiment, streams)
+        self._segments[signature] = _Segment(name, dict.fromkeys(streams, 0))
         return self._segments[signature]
 
 
-def check_episode(episode: Episode, embodiment: Embodiment) -> None:
-    """Raise ValueError with what does not fit the embodiment or cannot be stored."""
-    for name in ("state", "action"):
-        if name not in episode.streams:
-            raise ValueError(
-                f"the episode has no stream {name!r}; it has {', '.join(sorted(episode.streams))}"
-            )
-    steps = episode.steps
-    if steps == 0:
-        raise ValueError(f"the episode of seed {episode.seed} has no steps")
-    dims = {"state": embodiment.state_dim, "action": embodiment.action_dim}
-    for name, rows in episode.streams.items():
-        if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name == "images":
-            raise ValueError(f"stream name {name!r}: use small letters, digits and underscores")
-        if rows.dtype.kind not in "biuf":
-            raise ValueError(f"stream {name!r} has type {rows.dtype}; only numbers can be stored")
-        if rows.ndim == 0 or len(rows) != steps:
-            raise ValueError(
-                f"stream {name!r} has shape {rows.shape}; the actions have {steps} rows"
-            )
-        if name in dims and (rows.dtype != np.float32 or rows.shape != (steps, dims[name])):
-            raise ValueError(
-                f"stream {name!r} is {rows.dtype}{rows.shape}; {embodiment.name} expects "
-                f"float32{(steps, dims[name])}"
-            )
-        if rows.dtype.kind == "f" and not np.isfinite(rows).all():
-            step = int(np.argwhere(~np.isfinite(rows))[0][0])
-            raise ValueError(f"stream {name!r} holds NaN or infinity, first at step {step}")
-    if "time_ns" in episode.streams:
-        _check_time(episode.streams["time_ns"])
-    _check_images(episode, embodiment, steps)
-    for key, value in episode.info.items():
-        if not isinstance(value, str | int | float | bool) or value != value:
-            raise ValueError(f"info {key!r} is {value!r}; expected text, a number or true/false")
+def new_segment(storage: Storage, embodiment: Embodiment, streams: Iterable[str]) -> str:
+    """Make the group of a new segment, durable, with folders for its arrays; gives its name."""
+    name = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(4)}"
+    root = Path("segments") / name
+    arrays = [root / stream for stream in streams]
+    groups = sorted({root, *(p for a in arrays for p in a.parents if p.is_relative_to(root))})
+    for group in groups:
+        storage.make_folder(str(group))
+        about = {"embodiment": encode(embodiment)} if group == root else {}
+        storage.write(f"{group}/zarr.json", group_metadata(**about))
+    for array in arrays:
+        storage.make_folder(str(array))
+    storage.sync(["segments", *(str(group) for group in groups)])
+    return name
 
 
-def _check_time(time_ns: np.ndarray) -> None:
-    if time_ns.dtype != np.int64 or time_ns.ndim != 1:
-        raise ValueError(
-            f"stream 'time_ns' is {time_ns.dtype}{time_ns.shape}, expected int64 (steps,)"
-        )
-    if (np.diff(time_ns) < 0).any():
-        step = int(np.argmax(np.diff(time_ns) < 0)) + 1
-        raise ValueError(f"stream 'time_ns' runs backwards at step {step}")
+def checkpoint(storage: Storage) -> None:
+    """Fold the log as it is now into a checkpoint, if it is whole."""
+    store = Store.on(storage)
+    if store.last_commit >= 0 and not store.damaged_commits:
+        write_checkpoint(storage, store.last_commit, store.episodes)
 
 
-def _check_images(episode: Episode, embodiment: Embodiment, steps: int) -> None:
-    cameras = {camera.name: camera for camera in embodiment.cameras}
-    for name, frames in episode.images.items():
-        if name not in cameras:
-            raise unknown_name(f"camera (embodiment {embodiment.name})", name, cameras)
-        expected = (steps, cameras[name].height, cameras[name].width, 3)
-        if frames.dtype != np.uint8 or frames.shape != expected:
-            raise ValueError(
-                f"camera {name!r} gave {frames.dtype}{frames.shape}; {embodiment.name} with "
-                f"{steps} steps expects uint8{expected}"
-            )
-    missing = sorted(set(cameras) - set(episode.images))
-    if missing:
-        raise ValueError(
-            f"the episode lacks the frames of {', '.join(missing)}; it has "
-            f"{', '.join(sorted(episode.images)) or 'no camera'}"
-        )
+def prepare_rows(rows: np.ndarray, own_rate: bool = False) -> Prepared:
+    """Code a numeric stream or depth frames."""
+    rows = np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))
+    layout = Layout.of(rows.dtype, rows.shape[1:], None)
+    return Prepared(layout, len(rows), layout.encode_all(rows), array_crc32c(rows), own_rate)
 
 
-def _write_stream(folder: Path, rows: np.ndarray, start: int) -> int:
-    """Write one stream's chunk files and grow its array; gives the CRC of the rows."""
-    encode_rows = encode_shard if is_image(rows.shape[1:], rows.dtype) else encode_chunk
-    for first in range(0, len(rows), CHUNK_ROWS):
-        path = folder / chunk_file(start + first, rows.ndim - 1)
-        write_file(path, encode_rows(rows[first : first + CHUNK_ROWS]))
-    metadata = array_metadata(start + len(rows), rows.shape[1:], rows.dtype)
-    write_file(folder / "zarr.json", json.dumps(metadata, indent=1).encode())
-    sync_folder(folder)
-    return array_crc32c(rows)
+def prepare_encoded(frames: EncodedFrames) -> Prepared:
+    """Frames that are coded already, as they are."""
+    shape = (frames.height, frames.width, 3)
+    layout = Layout.of(np.dtype(np.uint8), shape, frames.codec)
+    if not layout.lossy:
+        checksum = array_crc32c(frames.decode())
+    else:
+        checksum = payloads_crc32c(frames.chunks)
+    return Prepared(layout, frames.steps, list(frames.chunks), checksum)
 
 
-def _discard(folder: Path, rows: np.ndarray, start: int) -> None:
-    """Give back the space of an episode that was not committed."""
-    for first in range(0, len(rows), CHUNK_ROWS):
-        (folder / chunk_file(start + first, rows.ndim - 1)).unlink(missing_ok=True)
+def _files(folder: str, stream: Prepared, start: int) -> list[tuple[str, bytes]]:
+    files = stream.layout.files(stream.payloads)
+    size = stream.layout.file_rows
+    return [
+        (f"{folder}/{stream.layout.file_name(start + number * size)}", data)
+        for number, data in enumerate(files)
+    ]
 
 
-def _uid(episode: Episode, streams: dict[str, np.ndarray], checksums: list[int]) -> str:
+def _write_stream(storage: Storage, folder: str, stream: Prepared, start: int) -> None:
+    """Write one stream's files and grow its array."""
+    for name, data in _files(folder, stream, start):
+        storage.write(name, data)
+    metadata = stream.layout.metadata(start + stream.rows)
+    storage.write(f"{folder}/zarr.json", json.dumps(metadata, indent=1).encode())
+    storage.sync([folder])
+
+
+def _uid(episode: Episode, streams: dict[str, StreamRecord]) -> str:
     """Begins with the content, so that sorting by uid does not depend on when it was written."""
     content: list[Any] = [episode.task, episode.seed, episode.instruction, episode.success]
-    content += [list(streams), checksums]
+    content += [list(streams), [stream.crc32c for stream in streams.values()]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return f"{digest}-{secrets.token_hex(4)}"
-
-
-def _little_endian(rows: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(rows, dtype=rows.dtype.newbyteorder("<"))

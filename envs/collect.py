@@ -24,6 +24,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from ..datasets.image_codec import Lossless
 from ..datasets.schema import Episode, unknown_name
 from ..datasets.store import Store
 from ..datasets.writer import Writer
@@ -151,7 +152,7 @@ class _CollectWorker:
 
     def __init__(self, task: str, render_profile: str, store_path: Path, noise: Noise) -> None:
         self._env = make_env(task, render_profile)
-        self._writer = Writer(store_path)
+        self._writer = Writer(store_path, Lossless(), tool="collect")
         self._noise = noise
 
     def __call__(self, seed: int) -> tuple[bool, int]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from ulna.datasets import durable
+from ulna.datasets.image_codec import Lossless
 from ulna.datasets.store import Store
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
 from ulna.datasets.verify import describe, verify
@@ -21,11 +22,12 @@ ROBOT = synthetic_embodiment()
 
 RECORD_FOR_EVER = """
 import itertools, sys
+from ulna.datasets.image_codec import Lossless
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
 from ulna.datasets.writer import Writer
 path, first = sys.argv[1], int(sys.argv[2])
 robot = synthetic_embodiment()
-with Writer(path) as writer:
+with Writer(path, Lossless()) as writer:
     print("ready", flush=True)
     for seed in itertools.count(first):
         print(seed, writer.add_episode(synthetic_episode(robot, seed)), flush=True)
@@ -102,7 +104,7 @@ def test_a_full_disk_loses_only_the_present_episode(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, after_bytes: int
 ):
     store = Store.create(tmp_path / "s.zarr", ROBOT)
-    with Writer(store.path) as writer:
+    with Writer(store.path, Lossless()) as writer:
         for seed in range(2):
             writer.add_episode(synthetic_episode(ROBOT, seed))
         before = set(store.path.rglob("c.*"))
@@ -138,7 +140,7 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt), Writer(store.path) as writer:
+    with pytest.raises(KeyboardInterrupt), Writer(store.path, Lossless()) as writer:
         writer.add_episode(synthetic_episode(ROBOT, 0))
         monkeypatch.setattr(durable.os, "rename", interrupt)
         writer.add_episode(synthetic_episode(ROBOT, 1))
@@ -149,7 +151,7 @@ def test_an_interrupt_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: 
 
 def small_store(path: Path) -> Store:
     store = Store.create(path, ROBOT)
-    with Writer(path) as writer:
+    with Writer(path, Lossless()) as writer:
         for seed in range(3):
             writer.add_episode(synthetic_episode(ROBOT, seed, 30))
     store.refresh()
@@ -160,7 +162,7 @@ def small_store(path: Path) -> Store:
 def test_any_flipped_bit_is_found_and_named(tmp_path: Path, stream: str):
     store = small_store(tmp_path / "s.zarr")
     assert verify(store) == []
-    path = store.stream_file(stream, store.episodes[1])
+    path = store.path / store.stream_files(stream, store.episodes[1])[0]
     intact = path.read_bytes()
     for place in np.linspace(0, len(intact) - 1, 12).astype(int):
         flipped = bytearray(intact)
@@ -180,7 +182,7 @@ def test_any_flipped_bit_is_found_and_named(tmp_path: Path, stream: str):
 def test_a_file_of_another_episode_is_found(tmp_path: Path):
     """Its own checksums are right; only the commit record knows better."""
     store = small_store(tmp_path / "s.zarr")
-    here, there = (store.stream_file("action", store.episodes[i]) for i in (0, 2))
+    here, there = (store.path / store.stream_files("action", store.episodes[i])[0] for i in (0, 2))
     here.write_bytes(there.read_bytes())
     (problem,) = verify(store)
     assert (problem.episode, problem.stream) == (0, "action")
@@ -205,9 +207,9 @@ def test_left_over_files_and_wild_actions_are_reported_but_are_no_errors(tmp_pat
     store = small_store(tmp_path / "s.zarr")
     wild = synthetic_episode(ROBOT, 3, 30)
     wild.streams["action"][7, 2] = 1.5
-    with Writer(store.path) as writer:
+    with Writer(store.path, Lossless()) as writer:
         writer.add_episode(wild)
-    stray = store.stream_file("state", store.episodes[0]).parent / "c.99.0"
+    stray = store.path.joinpath(store.stream_files("state", store.episodes[0])[0]).parent / "c.99.0"
     stray.write_bytes(b"half an episode")
     store.refresh()
     warning, note = verify(store)
@@ -222,7 +224,7 @@ def test_describe(tmp_path: Path):
     assert facts["duration_s"] == 90 / 20
     assert facts["tasks"] == {"synthetic": 3}
     assert facts["instructions"]["pick up the blue cube"] == 1
-    assert facts["success"] == {"successes": 3, "rate": 1.0}
+    assert facts["success"] == {"successes": 3, "labelled": 3, "rate": 1.0}
     assert facts["streams"]["images/wrist"] == {
         "dtype": "uint8",
         "shape": [16, 16, 3],

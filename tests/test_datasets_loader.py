@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ulna.datasets import loader as loader_file
-from ulna.datasets.loader import WindowLoader
+from ulna.datasets.image_codec import Lossless
+from ulna.datasets.loader import WindowLoader, WindowSpec
 from ulna.datasets.schema import Batch, Episode
 from ulna.datasets.store import Store
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
@@ -17,7 +18,7 @@ EPISODES = 6
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
     store = Store.create(tmp_path_factory.mktemp("loader") / "s.zarr", ROBOT)
-    with Writer(store.path) as writer:
+    with Writer(store.path, Lossless()) as writer:
         for seed in range(EPISODES):
             writer.add_episode(synthetic_episode(ROBOT, seed))
     return Store.open(store.path)
@@ -62,10 +63,10 @@ def test_every_window_holds_what_the_episode_says(store: Store, episodes: list[E
 
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_an_epoch_is_every_window_at_most_once(store: Store, prefetch: int):
-    loader = WindowLoader(store, 4, 16, seed=3, cameras=["wrist"], prefetch=prefetch)
+    loader = WindowLoader(store, WindowSpec(4, cameras=("wrist",)), 16, seed=3, prefetch=prefetch)
     assert len(loader) == len(loader.windows) // 16
     assert set(next(loader).images) == {"wrist"}
-    loader = WindowLoader(store, 4, 16, seed=3, cameras=[], prefetch=prefetch)
+    loader = WindowLoader(store, WindowSpec(4, cameras=()), 16, seed=3, prefetch=prefetch)
     for _ in range(2):
         states = np.concatenate([next(loader).state.copy() for _ in range(len(loader))])
         assert len(np.unique(states, axis=0)) == 16 * len(loader)
@@ -129,10 +130,11 @@ def test_refusals(store: Store, monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match="do not fill one batch of 10000 x 1; use a smaller"):
         WindowLoader(store, 4, 10000, seed=0)
     with pytest.raises(ValueError, match="Did you mean 'wrist'"):
-        WindowLoader(store, 4, 8, seed=0, cameras=["wirst"])
+        WindowLoader(store, WindowSpec(4, cameras=("wirst",)), 8, seed=0)
     with pytest.raises(ValueError, match="episode 6 does not exist"):
         WindowLoader(store, 4, 8, seed=0, episodes=[0, 6])
     with pytest.raises(ValueError, match="no episodes"):
         WindowLoader(store, 4, 8, seed=0, episodes=[])
-    with pytest.raises(ValueError, match="GB of memory.*load fewer"):
-        loader_file._check_memory(10**15)
+    monkeypatch.setattr(loader_file, "available_memory", lambda: 1000)
+    with pytest.raises(ValueError, match="GB of memory.*fewer episodes"):
+        WindowLoader(store, 4, 8, seed=0, cache="ram")

@@ -7,17 +7,21 @@ import numpy as np
 import pytest
 import zarr
 
-from ulna.datasets.schema import Episode
+from ulna.datasets.image_codec import Clip, ImageCodec, Jpeg, Lossless
+from ulna.datasets.schema import Camera, Episode, Sensor, Subgoal
 from ulna.datasets.store import Store
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
 from ulna.datasets.writer import Writer
 
 ROBOT = synthetic_embodiment()
+LOSSLESS = Lossless()
 
 
-def make_store(path: Path, seeds: range, steps: int | None = None) -> Store:
+def make_store(
+    path: Path, seeds: range, steps: int | None = None, codec: ImageCodec = LOSSLESS
+) -> Store:
     store = Store.create(path, ROBOT)
-    with Writer(path) as writer:
+    with Writer(path, codec) as writer:
         for seed in seeds:
             writer.add_episode(synthetic_episode(ROBOT, seed, steps))
     store.refresh()
@@ -73,7 +77,7 @@ def test_any_numeric_type_is_kept_and_zarr_reads_it(tmp_path: Path, kind: str):
     store = Store.create(tmp_path / "s.zarr", ROBOT)
     episode = synthetic_episode(ROBOT, 0)
     extra = (np.arange(episode.steps * 2) % 2).reshape(-1, 2).astype(kind)
-    with Writer(store.path) as writer:
+    with Writer(store.path, LOSSLESS) as writer:
         writer.add_episode(replace(episode, streams=episode.streams | {"contact": extra}))
     store.refresh()
     assert store.read("contact", 0).dtype == extra.dtype
@@ -85,7 +89,7 @@ def test_any_numeric_type_is_kept_and_zarr_reads_it(tmp_path: Path, kind: str):
 def test_order_does_not_depend_on_who_wrote_first(tmp_path: Path):
     one = make_store(tmp_path / "one.zarr", range(6))
     two = Store.create(tmp_path / "two.zarr", ROBOT)
-    with Writer(two.path) as first, Writer(two.path) as second:
+    with Writer(two.path, LOSSLESS) as first, Writer(two.path, LOSSLESS) as second:
         for seed in (5, 2, 0):
             first.add_episode(synthetic_episode(ROBOT, seed))
             second.add_episode(synthetic_episode(ROBOT, {5: 1, 2: 4, 0: 3}[seed]))
@@ -100,7 +104,7 @@ def test_episodes_of_one_seed_are_ordered_by_content(tmp_path: Path):
     orders = []
     for name, instructions in (("one", ("a", "b", "c")), ("two", ("c", "a", "b"))):
         store = Store.create(tmp_path / name, ROBOT)
-        with Writer(store.path) as writer:
+        with Writer(store.path, LOSSLESS) as writer:
             for text in instructions:
                 writer.add_episode(replace(synthetic_episode(ROBOT, 0), instruction=text))
         store.refresh()
@@ -115,7 +119,7 @@ def test_streams_of_other_dimensions_get_their_own_segment(tmp_path: Path):
         episode = synthetic_episode(ROBOT, seed)
         wide = np.ones((episode.steps, 9 + seed % 2))
         episodes.append(replace(episode, streams=episode.streams | {"simulator_state": wide}))
-    with Writer(store.path) as writer:
+    with Writer(store.path, LOSSLESS) as writer:
         for episode in episodes:
             writer.add_episode(episode)
     store.refresh()
@@ -126,7 +130,7 @@ def test_streams_of_other_dimensions_get_their_own_segment(tmp_path: Path):
 
 def test_an_open_store_sees_new_episodes_after_refresh(tmp_path: Path):
     store = make_store(tmp_path / "s.zarr", range(1))
-    with Writer(store.path) as writer:
+    with Writer(store.path, LOSSLESS) as writer:
         uid = writer.add_episode(synthetic_episode(ROBOT, 7))
     assert len(store.episodes) == 1
     store.refresh()
@@ -163,8 +167,12 @@ def test_open_says_what_is_wrong(tmp_path: Path):
     with pytest.raises(ValueError, match="not an Ulna store"):
         Store.open(tmp_path / "photos")
     header = tmp_path / "lift.zarr" / "zarr.json"
-    header.write_text(header.read_text().replace('"version": 1', '"version": 2'))
-    with pytest.raises(ValueError, match="version 2.*reads up to 1.*Update"):
+    text = header.read_text()
+    header.write_text(text.replace('"version": 2', '"version": 3'))
+    with pytest.raises(ValueError, match="version 3.*reads version 2.*Update"):
+        Store.open(tmp_path / "lift.zarr")
+    header.write_text(text.replace('"version": 2', '"version": 1'))
+    with pytest.raises(ValueError, match="version 1.*import it again"):
         Store.open(tmp_path / "lift.zarr")
 
 
@@ -174,7 +182,7 @@ def test_reading_what_does_not_exist_names_what_does(tmp_path: Path):
         store.read("images/wirst", 0)
     with pytest.raises(ValueError, match="episode 2 does not exist.*2 episodes"):
         store.read("state", 2)
-    with pytest.raises(ValueError, match="rows 0:11 of episode 1, which has 10 steps"):
+    with pytest.raises(ValueError, match="rows 0:11 of state in episode 1, which has 10"):
         store.read("state", 1, 0, 11)
 
 
@@ -217,7 +225,7 @@ NAN_STATE[4, 2] = np.nan
 )
 def test_an_episode_that_does_not_fit_is_refused(tmp_path: Path, episode: Episode, message: str):
     store = Store.create(tmp_path / "s.zarr", ROBOT)
-    with Writer(store.path) as writer:
+    with Writer(store.path, LOSSLESS) as writer:
         with pytest.raises(ValueError, match=message):
             writer.add_episode(episode)
         writer.add_episode(changed())  # the writer stays usable

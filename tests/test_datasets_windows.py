@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ulna.datasets.windows import make_windows, window_rows
+from ulna.datasets.windows import Windows, window_rows
 
 
 @given(
@@ -15,15 +15,16 @@ from ulna.datasets.windows import make_windows, window_rows
 )
 def test_windows_equal_brute_force(lengths: list[int], before: int, after: int):
     owner = [(episode, step) for episode, length in enumerate(lengths) for step in range(length)]
-    windows = make_windows(np.array(lengths))
+    windows = Windows(np.array(lengths))
     assert len(windows) == len(owner)
     offsets = np.arange(-before, after + 1)
     index = np.arange(len(windows))[::-1]
-    rows, is_pad = window_rows(windows, index, offsets)
+    episodes = windows.episodes(index)
+    rows, is_pad = window_rows(windows, index, episodes, offsets)
     for place, window in enumerate(index):
         episode, step = owner[window]
-        assert (windows.episode[window], windows.step[window]) == (episode, step)
-        assert windows.row[window] == window
+        assert episodes[place] == episode
+        assert window - windows.first_rows(episodes)[place] == step
         for column, offset in enumerate(offsets):
             nearest = min(max(step + offset, 0), lengths[episode] - 1)
             assert owner[rows[place, column]] == (episode, nearest)
@@ -32,4 +33,4 @@ def test_windows_equal_brute_force(lengths: list[int], before: int, after: int):
 
 def test_an_empty_episode_is_refused():
     with pytest.raises(ValueError, match="episode 1 has no steps"):
-        make_windows(np.array([3, 0, 2]))
+        Windows(np.array([3, 0, 2]))

@@ -1,0 +1,236 @@
+"""Where the files of a store live: a local folder or an object store, behind the same few verbs.
+
+Names are relative to the root of the store and use `/`. A file appears wholly or not at all;
+`write` makes its bytes durable and `sync` its name, so a caller decides what is known to be on
+the disk before what.
+
+Next: `durable.py` (the promises of a local disk), `commits.py` (the log).
+"""
+
+import errno
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from . import durable
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """One file of a store."""
+
+    name: str
+    size: int
+    modified_s: float
+    """Seconds since 1970."""
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """The verbs a store is built from."""
+
+    location: str
+    """How a person calls it: a path or an address."""
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """Bytes `start:stop` of a file; a negative `start` counts from its end.
+        Raises FileNotFoundError."""
+        ...
+
+    def write(self, name: str, data: bytes) -> None:
+        """Give the file this content, replacing what was there; the bytes are durable, the name
+        after `sync` of its folder."""
+        ...
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        """Create the file, durably; False if it exists. One of any number of callers wins."""
+        ...
+
+    def link(self, source: str, name: str) -> None:
+        """Give the content of `source` a second name, without copying where that is possible.
+        Durable after `sync`. Raises FileExistsError."""
+        ...
+
+    def make_folder(self, name: str) -> None:
+        """Make a folder and its parents; durable after `sync` of the folders above."""
+        ...
+
+    def sync(self, folders: Iterable[str]) -> None:
+        """Make the names within these folders durable."""
+        ...
+
+    def names(self, folder: str) -> list[str]:
+        """Names directly within a folder, sorted, files and folders; empty if there is none."""
+        ...
+
+    def exists(self, name: str) -> bool: ...
+
+    def delete(self, name: str) -> None:
+        """Remove a file; nothing happens if it is not there."""
+        ...
+
+    def walk(self, folder: str) -> Iterator[FileFacts]:
+        """Every file below a folder, in no order."""
+        ...
+
+
+class LocalFolder:
+    """A folder of this machine (or of a network file system with hard links)."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.location = str(path)
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        with (self.path / name).open("rb", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            begin = max(0, size + start) if start < 0 else start
+            end = size if stop is None else min(stop, size)
+            return os.pread(file.fileno(), max(0, end - begin), begin)
+
+    def write(self, name: str, data: bytes) -> None:
+        durable.write_file(self.path / name, data)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        return durable.put_if_absent(self.path / name, data)
+
+    def link(self, source: str, name: str) -> None:
+        try:
+            os.link(self.path / source, self.path / name)
+        except OSError as error:
+            if error.errno not in (errno.EMLINK, errno.EXDEV):
+                raise
+            # A file has only so many names (65,000 on ext4): then it gets a copy.
+            if not durable.put_if_absent(self.path / name, (self.path / source).read_bytes()):
+                raise FileExistsError(errno.EEXIST, "exists", name) from error
+
+    def make_folder(self, name: str) -> None:
+        (self.path / name).mkdir(parents=True, exist_ok=True)
+
+    def sync(self, folders: Iterable[str]) -> None:
+        for folder in folders:
+            durable.sync_folder(self.path / folder)
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            return sorted(os.listdir(self.path / folder))
+        except FileNotFoundError:
+            return []
+
+    def exists(self, name: str) -> bool:
+        return (self.path / name).exists()
+
+    def delete(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def walk(self, folder: str) -> Iterator[FileFacts]:
+        for parent, _, files in os.walk(self.path / folder):
+            for file in files:
+                path = Path(parent) / file
+                try:
+                    facts = path.stat()
+                except FileNotFoundError:
+                    continue  # a writer's temporary file, gone meanwhile
+                yield FileFacts(
+                    path.relative_to(self.path).as_posix(), facts.st_size, facts.st_mtime
+                )
+
+
+class ObjectStore:
+    """A prefix of a bucket, through obstore: `s3://bucket/path`, `gs://...`, `az://...`.
+
+    Objects are durable and named the moment `put` returns, so `sync` has nothing to do. Credentials
+    come from the environment, as obstore reads them (`AWS_ACCESS_KEY_ID`, `AWS_ENDPOINT`, ...).
+    """
+
+    def __init__(self, url: str, **options: Any) -> None:
+        """`options` go to `obstore.store.from_url`."""
+        import obstore
+
+        self._obstore = obstore
+        self._store = obstore.store.from_url(url, **options)
+        self.location = url.rstrip("/")
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        if start == 0 and stop is None:
+            return bytes(self._obstore.get(self._store, name).bytes())
+        if start < 0 and stop is None:
+            wanted: Any = {"suffix": -start}
+            return bytes(self._obstore.get(self._store, name, options={"range": wanted}).bytes())
+        if start < 0 or stop is None:
+            whole = bytes(self._obstore.get(self._store, name).bytes())
+            return whole[start:stop]
+        return bytes(self._obstore.get_range(self._store, name, start=start, end=stop))
+
+    def write(self, name: str, data: bytes) -> None:
+        self._obstore.put(self._store, name, data)
+
+    def put_if_absent(self, name: str, data: bytes) -> bool:
+        try:
+            self._obstore.put(self._store, name, data, mode="create")
+        except self._obstore.exceptions.AlreadyExistsError:
+            return False
+        return True
+
+    def link(self, source: str, name: str) -> None:
+        try:
+            self._obstore.copy(self._store, source, name, overwrite=False)
+        except self._obstore.exceptions.AlreadyExistsError as error:
+            raise FileExistsError(errno.EEXIST, "exists", name) from error
+
+    def make_folder(self, name: str) -> None:
+        """Object stores have no folders."""
+
+    def sync(self, folders: Iterable[str]) -> None:
+        """Nothing to do: `put` returned."""
+
+    def names(self, folder: str) -> list[str]:
+        prefix = f"{folder}/" if folder else ""
+        found = self._obstore.list_with_delimiter(self._store, prefix)
+        below = [entry["path"] for entry in found["objects"]] + list(found["common_prefixes"])
+        return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in below)
+
+    def exists(self, name: str) -> bool:
+        try:
+            self._obstore.head(self._store, name)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def delete(self, name: str) -> None:
+        try:
+            self._obstore.delete(self._store, name)
+        except FileNotFoundError:
+            return
+
+    def walk(self, folder: str) -> Iterator[FileFacts]:
+        for entries in self._obstore.list(self._store, f"{folder}/" if folder else None):
+            for entry in entries:
+                yield FileFacts(entry["path"], entry["size"], entry["last_modified"].timestamp())
+
+
+def open_storage(location: Path | str) -> Storage:
+    """The storage at a path, or at an address such as `s3://bucket/path`."""
+    if "://" in str(location):
+        return ObjectStore(str(location))
+    return LocalFolder(Path(location))
+
+
+def copy_files(source: Storage, target: Storage, names: Iterable[str]) -> int:
+    """Copy files between stores, bytes made durable (`sync` the folders after); gives the bytes."""
+    copied = 0
+    for name in names:
+        data = source.read(name)
+        target.write(name, data)
+        copied += len(data)
+    return copied
+
+
+def free_bytes(storage: Storage) -> int | None:
+    """Free space where a store lies; None where nobody knows."""
+    if isinstance(storage, LocalFolder):
+        return shutil.disk_usage(storage.path).free
+    return None
