@@ -239,17 +239,24 @@ def undone(later: Sequence[Commit]) -> set[int]:
 
 
 def _effective(later: Sequence[Commit]) -> list[Commit]:
+    """Commits in order, without what was undone or forgotten.
+
+    Where arrays lie is no matter of opinion: a `Move` counts whatever is undone, and what was
+    forgotten stays away.
+    """
     without = undone(later)
     forgotten = {uid for c in later for op in c.ops if isinstance(op, Forget) for uid in op.uids}
-    kept = [c for c in sorted(later, key=lambda c: c.number) if c.number not in without]
-    # What was forgotten stays away, whatever is undone.
-    return [replace(c, ops=tuple(op for op in c.ops if not _adds(op, forgotten))) for c in kept] + [
-        Commit(-1, "", "", tuple(Delete(uid) for uid in sorted(forgotten)))
+
+    def counts(commit: Commit, op: commits.Op) -> bool:
+        if isinstance(op, Add) and op.episode.uid in forgotten:
+            return False
+        return commit.number not in without or isinstance(op, Move)
+
+    kept = [
+        replace(commit, ops=tuple(op for op in commit.ops if counts(commit, op)))
+        for commit in sorted(later, key=lambda commit: commit.number)
     ]
-
-
-def _adds(op: commits.Op, forgotten: set[str]) -> bool:
-    return isinstance(op, Add) and op.episode.uid in forgotten
+    return [*kept, Commit(-1, "", "", tuple(Delete(uid) for uid in sorted(forgotten)))]
 
 
 def _load(storage: Storage, name: str) -> pa.Table:

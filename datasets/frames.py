@@ -18,8 +18,9 @@ from jaxtyping import Int64, Shaped
 
 from .chunks import DamagedData
 from .layout import CHUNK_ROWS, Layout
+from .record_reader import array_folder
 from .shards import ShardCache
-from .store import Store, array_folder
+from .store import Store
 
 
 @dataclass(frozen=True)

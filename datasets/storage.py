@@ -10,7 +10,9 @@ Next: `durable.py` (the promises of a local disk), `commits.py` (the log).
 import errno
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -76,6 +78,10 @@ class Storage(Protocol):
         """Every file below a folder, in no order."""
         ...
 
+    def remove_empty_folders(self, folder: str, older_than_s: float) -> None:
+        """Remove the folders below `folder` that hold nothing and were not changed since."""
+        ...
+
 
 class LocalFolder:
     """A folder of this machine (or of a network file system with hard links)."""
@@ -137,6 +143,16 @@ class LocalFolder:
                 yield FileFacts(
                     path.relative_to(self.path).as_posix(), facts.st_size, facts.st_mtime
                 )
+
+    def remove_empty_folders(self, folder: str, older_than_s: float) -> None:
+        oldest = time.time() - older_than_s
+        parents = [Path(parent) for parent, _, _ in os.walk(self.path / folder, topdown=False)]
+        # Asked before anything is removed: removing a folder changes the one around it.
+        old = [path for path in parents[:-1] if path.stat().st_mtime <= oldest]
+        for path in old:
+            if not os.listdir(path):
+                with suppress(OSError):  # a writer may just have put something there
+                    path.rmdir()
 
 
 class ObjectStore:
@@ -210,6 +226,9 @@ class ObjectStore:
         for entries in self._obstore.list(self._store, f"{folder}/" if folder else None):
             for entry in entries:
                 yield FileFacts(entry["path"], entry["size"], entry["last_modified"].timestamp())
+
+    def remove_empty_folders(self, folder: str, older_than_s: float) -> None:
+        """Object stores have no folders."""
 
 
 def open_storage(location: Path | str) -> Storage:

@@ -15,7 +15,8 @@ from .chunks import DamagedData
 from .commits import EpisodeRecord
 from .durable import TEMPORARY_PREFIX
 from .episode_table import EpisodeTable, newest_checkpoint
-from .store import Store, array_folder
+from .record_reader import array_folder
+from .store import Store
 from .strict_json import encode
 
 
@@ -143,7 +144,7 @@ def _check_episode(store: Store, index: int) -> list[Problem]:
                 report("error", too_short, name)
             lossy = store.layout(name, record).lossy
             rows = None if lossy else store.read(name, index)
-            checksum = store.checksum(name, index, rows)
+            checksum = store.reader.checksum(name, record, rows)
         except (DamagedData, OSError) as error:
             report("error", str(error), name)
             continue

@@ -15,7 +15,7 @@ import os
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -30,10 +30,12 @@ from .episode_check import check_episode
 from .episode_table import CHECKPOINT_COMMITS, write_checkpoint
 from .image_codec import EncodedFrames, ImageCodec, Jpeg
 from .layout import CHUNK_ROWS, Layout
+from .record_reader import payloads_crc32c
 from .schema import Embodiment, Episode
 from .storage import Storage, open_storage
-from .store import Store, group_metadata, payloads_crc32c, read_header
-from .strict_json import decode, encode
+from .store import Store
+from .store_header import group_metadata, read_header
+from .strict_json import encode
 
 Signature = tuple[tuple[str, Layout], ...]
 
@@ -74,8 +76,7 @@ class Writer:
     ) -> None:
         """`image_codec`: for all cameras, or one per camera name. `tool`: what the log calls us."""
         self.storage = open_storage(location) if isinstance(location, Path | str) else location
-        header = read_header(self.storage)
-        self.embodiment = decode(Embodiment, header["embodiment"], "embodiment")
+        self.embodiment, _ = read_header(self.storage)
         self.tool = tool
         self.image_codec = image_codec
         self.episodes_added = 0
@@ -116,15 +117,19 @@ class Writer:
         self, episodes: Iterable[tuple[Episode, Mapping[str, EncodedFrames]]]
     ) -> list[str]:
         """Store several episodes with one commit: all of them, or none."""
-        if os.getpid() != self._process:
-            raise ValueError("a Writer was used after a fork; make one Writer in each process")
-        records = []
-        for episode, encoded in episodes:
-            check_episode(episode, self.embodiment, encoded)
-            records.append(self.write_prepared(episode, self.prepare(episode, encoded)))
+        records = [self.store_episode(episode, encoded) for episode, encoded in episodes]
         self.commit([Add(record) for record in records])
         self.episodes_added += len(records)
         return [record.uid for record in records]
+
+    def store_episode(
+        self, episode: Episode, encoded: Mapping[str, EncodedFrames]
+    ) -> EpisodeRecord:
+        """Write the arrays of an episode, durably; it exists once `commit` adds its record."""
+        if os.getpid() != self._process:
+            raise ValueError("a Writer was used after a fork; make one Writer in each process")
+        check_episode(episode, self.embodiment, encoded)
+        return self.write_prepared(episode, self.prepare(episode, encoded))
 
     def prepare(
         self, episode: Episode, encoded: Mapping[str, EncodedFrames]
@@ -219,8 +224,8 @@ class Writer:
             )
             for name, stream in streams.items()
         }
-        return EpisodeRecord(
-            uid=_uid(episode, records),
+        record = EpisodeRecord(
+            uid="",
             task=episode.task,
             instruction=episode.instruction,
             seed=episode.seed,
@@ -233,6 +238,7 @@ class Writer:
             paraphrases=episode.paraphrases,
             subgoals=episode.subgoals,
         )
+        return replace(record, uid=new_uid(record))
 
     def _prepare_images(self, frames: np.ndarray, codec: ImageCodec) -> Prepared:
         """Chunk by chunk in the threads: frames are most of the work."""
@@ -313,14 +319,18 @@ def _write_stream(storage: Storage, folder: str, stream: Prepared, start: int) -
     """Write one stream's files and grow its array."""
     for name, data in _files(folder, stream, start):
         storage.write(name, data)
-    metadata = stream.layout.metadata(start + stream.rows)
-    storage.write(f"{folder}/zarr.json", json.dumps(metadata, indent=1).encode())
+    storage.write(f"{folder}/zarr.json", array_metadata_bytes(stream.layout, start + stream.rows))
     storage.sync([folder])
 
 
-def _uid(episode: Episode, streams: dict[str, StreamRecord]) -> str:
+def array_metadata_bytes(layout: Layout, rows: int) -> bytes:
+    """The `zarr.json` of an array."""
+    return json.dumps(layout.metadata(rows), indent=1).encode()
+
+
+def new_uid(record: EpisodeRecord) -> str:
     """Begins with the content, so that sorting by uid does not depend on when it was written."""
-    content: list[Any] = [episode.task, episode.seed, episode.instruction, episode.success]
-    content += [list(streams), [stream.crc32c for stream in streams.values()]]
+    content: list[Any] = [record.task, record.seed, record.instruction, record.success]
+    content += [list(record.streams), [stream.crc32c for stream in record.streams.values()]]
     digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
     return f"{digest}-{secrets.token_hex(4)}"
