@@ -8,7 +8,7 @@ Next: `loader.py` (which asks), `image_codec.py` (which decodes).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -77,19 +77,25 @@ class FrameReader:
         out: Shaped[np.ndarray, "frames ..."],
     ) -> None:
         """Fill rows of `out`. Raises DamagedData, which names episode and stream."""
-        for episode, requests in groupby(wanted, key=lambda request: request[0]):
+        begin = 0
+        while begin < len(wanted):
+            episode = wanted[begin][0]
+            end = begin + 1
+            while end < len(wanted) and wanted[end][0] == episode:
+                end += 1
             layout, folder, start = self._place(episode)
             try:
                 if layout.chunk_rows == 1:
-                    self._read_single(layout, folder, start, requests, out)
+                    self._read_single(layout, folder, start, wanted[begin:end], out)
                 else:
-                    self._read_chunks(layout, folder, start, episode, list(requests), out)
+                    self._read_chunks(layout, folder, start, episode, wanted[begin:end], out)
             except (DamagedData, FileNotFoundError) as error:
                 index = int(self._episodes[episode])
                 uid = self._store.episodes[index].uid
                 raise DamagedData(
                     f"episode {index} (uid {uid}), stream {self._stream!r}: {error}"
                 ) from error
+            begin = end
 
     def files(self, episode: int, first: int, last: int) -> list[tuple[str, Layout]]:
         """The shard files that hold steps `first` to `last` of an episode."""
@@ -105,15 +111,18 @@ class FrameReader:
         layout: Layout,
         folder: str,
         start: int,
-        requests: Iterable[tuple[int, int, int]],
+        requests: Sequence[tuple[int, int, int]],
         out: np.ndarray,
     ) -> None:
-        decode, file_rows = layout.decode, layout.file_rows
-        for number, same in groupby(requests, key=lambda r: (start + r[1]) // file_rows):
-            row = number * file_rows
-            shard = self._shards.get(f"{folder}/{layout.file_name(row)}", layout)
-            for _, step, target in same:
-                decode(shard.payload(start + step - row), 0, out[target : target + 1])
+        decode, file_rows = layout.decode_single, layout.file_rows
+        row_stop, payload, first = -1, None, 0
+        for _, step, target in requests:
+            row = start + step
+            if row >= row_stop or payload is None:
+                first = row - row % file_rows
+                row_stop = first + file_rows
+                payload = self._shards.get(f"{folder}/{layout.file_name(row)}", layout).payload
+            decode(payload(row - first), out[target])
 
     def _read_chunks(
         self,
@@ -121,7 +130,7 @@ class FrameReader:
         folder: str,
         start: int,
         episode: int,
-        requests: list[tuple[int, int, int]],
+        requests: Sequence[tuple[int, int, int]],
         out: np.ndarray,
     ) -> None:
         size = layout.chunk_rows
@@ -184,9 +193,11 @@ def read_frames(
         for reader, out in zip(readers, outs, strict=True)
         for first in range(0, len(plan.wanted), size)
     ]
-    pending = [threads.submit(reader.read, wanted, out) for reader, wanted, out in jobs[1:]]
+    # Handing work to a thread costs tens of microseconds: only what is to run beside this one.
+    own = max(1, len(jobs) // parts)
+    pending = [threads.submit(reader.read, wanted, out) for reader, wanted, out in jobs[own:]]
     try:
-        for reader, wanted, out in jobs[:1]:
+        for reader, wanted, out in jobs[:own]:
             reader.read(wanted, out)
     finally:
         errors = [job.exception() for job in pending]  # waits: nobody may write into `outs` later

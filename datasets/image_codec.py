@@ -19,8 +19,9 @@ import simplejpeg
 from jaxtyping import UInt8
 
 from .chunks import ZSTD_LEVEL, DamagedData, compress, decompress, padded
+from .clip_format import cut_clips
 from .schema import unknown_name
-from .video_codec import VideoCodec, check_settings, cut_clips, decode_clip, encode_clip
+from .video_codec import VideoCodec, check_settings, decode_clip, encode_clip
 
 _LOSSLESS_FRAMES = 16
 """Measured on 64 px robosuite frames: 1 / 16 / 32 frames together take 5.2 / 2.2 / 2.1 kB and 29 /
@@ -126,18 +127,19 @@ def decode_frames(
     assert out.flags.c_contiguous and first + len(out) <= codec.frames_per_chunk
     match codec:
         case Jpeg():
-            _decode_jpeg(data, out[0])
+            decode_jpeg(data, out[0])
         case Clip():
             decode_clip(data, codec.codec, out, first)
         case Lossless() if len(out) == _LOSSLESS_FRAMES:
-            decompress(data, out)
+            decompress(memoryview(data), out)
         case Lossless():
             frames = np.empty((_LOSSLESS_FRAMES, *out.shape[1:]), np.uint8)
-            decompress(data, frames)
+            decompress(memoryview(data), frames)
             out[:] = frames[first : first + len(out)]
 
 
-def _decode_jpeg(data: Any, out: np.ndarray) -> None:
+def decode_jpeg(data: Any, out: UInt8[np.ndarray, "height width 3"]) -> None:
+    """One JPEG into `out`. Raises DamagedData."""
     try:
         decoded = simplejpeg.decode_jpeg(data, buffer=out)
     except ValueError as error:
@@ -171,7 +173,8 @@ class EncodedFrames:
             encode_frames(codec, frames[first : first + size])
             for first in range(0, len(frames), size)
         )
-        return EncodedFrames(codec, len(frames), *frames.shape[1:3], chunks)
+        steps, height, width, _ = frames.shape
+        return EncodedFrames(codec, steps, height, width, chunks)
 
     def decode(self) -> UInt8[np.ndarray, "steps height width 3"]:
         out = np.empty((self.steps, self.height, self.width, 3), np.uint8)

@@ -12,6 +12,7 @@ Next: `store.py` (reading), `writer.py` (writing).
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -31,7 +32,15 @@ from .chunks import (
     with_checksum,
     without_checksum,
 )
-from .image_codec import ImageCodec, Lossless, codec_from_zarr, codec_to_zarr, decode_frames
+from .image_codec import (
+    ImageCodec,
+    Jpeg,
+    Lossless,
+    codec_from_zarr,
+    codec_to_zarr,
+    decode_frames,
+    decode_jpeg,
+)
 from .image_codec import encode_frames as encode_frames_chunk
 from .storage import Storage
 
@@ -171,6 +180,15 @@ class Layout:
             rows = np.empty((self.chunk_rows, *self.row_shape), self.dtype)
             decompress(payload, rows)
             out[:] = rows[first : first + len(out)]
+
+    @cached_property
+    def decode_single(self) -> Callable[[memoryview, np.ndarray], None]:
+        """Decodes a chunk of one row into an array of `row_shape`; found out once, because a
+        loader calls it for every frame."""
+        assert self.chunk_rows == 1
+        if isinstance(self.codec, Jpeg):
+            return decode_jpeg
+        return lambda payload, out: self.decode(payload, 0, out[None])
 
     def encode_all(self, rows: Shaped[np.ndarray, "rows ..."]) -> list[bytes]:
         """Payloads of the chunks of an episode."""

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from ulna.datasets import loader as loader_file
+from ulna.datasets import gather as gather_file
 from ulna.datasets.image_codec import Lossless
-from ulna.datasets.loader import WindowLoader, WindowSpec
+from ulna.datasets.gather import WindowSpec
+from ulna.datasets.loader import WindowLoader
 from ulna.datasets.schema import Batch, Episode
 from ulna.datasets.store import Store
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
@@ -135,6 +136,6 @@ def test_refusals(store: Store, monkeypatch: pytest.MonkeyPatch):
         WindowLoader(store, 4, 8, seed=0, episodes=[0, 6])
     with pytest.raises(ValueError, match="no episodes"):
         WindowLoader(store, 4, 8, seed=0, episodes=[])
-    monkeypatch.setattr(loader_file, "available_memory", lambda: 1000)
+    monkeypatch.setattr(gather_file, "available_memory", lambda: 1000)
     with pytest.raises(ValueError, match="GB of memory.*fewer episodes"):
         WindowLoader(store, 4, 8, seed=0, cache="ram")
