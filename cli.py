@@ -21,8 +21,8 @@ ulna: from demonstrations to a moving arm
   ulna demo                                   all of the below on a small task, and a report
 
   ulna collect TASK --out STORE --episodes N  demonstrations by a scripted expert
-  ulna data info STORE                        what a store holds
-  ulna data verify STORE                      read everything, name what is wrong
+  ulna data import PATH --out STORE           LeRobot, robomimic, diffusion_policy, RLDS, images
+  ulna data info|verify|view|edit STORE ...   look at data, trust it, change it (ulna data --help)
   ulna train RECIPE --data STORE --out RUN    teach a policy
   ulna evaluate RUN --task TASK               success rate with its interval, language test
   ulna run RUN --robot sim                    the real-time control loop
@@ -93,53 +93,6 @@ def collect(
         f"{out}: {summary.episodes} episodes ({summary.steps} steps) stored, {summary.failed} "
         f"attempts failed, {summary.seconds:.0f} s"
     )
-
-
-def data_info(
-    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")],
-    *,
-    json_: Annotated[bool, tyro.conf.arg(name="json")] = False,
-) -> None:
-    """Show what a store holds: episodes, tasks, instructions, streams, sizes.
-
-    Args:
-        store: Folder of the store.
-        json_: Print JSON instead of a table.
-    """
-    from .datasets.store import Store
-    from .datasets.verify import describe
-
-    facts = describe(Store.open(store))
-    if json_:
-        print(json.dumps(facts, indent=2))
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=str(store), show_header=False)
-    for key, value in facts.items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
-    Console().print(table)
-
-
-def data_verify(
-    store: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")],
-) -> None:
-    """Read everything in a store and name what is wrong; the exit code is 1 if anything is.
-
-    Args:
-        store: Folder of the store.
-    """
-    from .datasets.store import Store
-    from .datasets.verify import verify
-
-    problems = verify(Store.open(store))
-    for problem in problems:
-        print(problem)
-    errors = [problem for problem in problems if problem.severity == "error"]
-    print(f"{store}: {len(errors)} error(s), {len(problems) - len(errors)} note(s)")
-    if errors:
-        raise SystemExit(1)
 
 
 def train(words: Sequence[str]) -> None:
@@ -291,7 +244,6 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "run": run,
     "doctor": doctor,
 }
-DATA_COMMANDS: dict[str, Callable[..., None]] = {"info": data_info, "verify": data_verify}
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -321,16 +273,12 @@ def _dispatch(words: list[str]) -> None:
     if name == "train":
         train(rest)
         return
-    function, program = COMMANDS.get(name), f"ulna {name}"
     if name == "data":
-        if not rest or rest[0] in ("-h", "--help"):
-            print("usage: ulna data {info,verify} STORE")
-            return
-        if rest[0] not in DATA_COMMANDS:
-            raise unknown_name("data command", rest[0], DATA_COMMANDS)
-        function, program, rest = DATA_COMMANDS[rest[0]], f"ulna data {rest[0]}", rest[1:]
-    assert function is not None
-    tyro.cli(function, prog=program, args=rest)
+        from .datasets.data_cli import data
+
+        data(rest)
+        return
+    tyro.cli(COMMANDS[name], prog=f"ulna {name}", args=rest)
 
 
 def cores() -> int:

@@ -1,0 +1,24 @@
+"""Episodes as people write them: `0,3-5`."""
+
+import re
+
+from .store import Store
+
+
+def parse_episodes(text: str | None, store: Store) -> list[int] | None:
+    """Indices into `store.episodes`; None stays None (all).
+
+    Raises ValueError that says what was understood and how many episodes there are.
+    """
+    if text is None:
+        return None
+    found: list[int] = []
+    for part in text.replace(" ", "").split(","):
+        match = re.fullmatch(r"(\d+)(?:-(\d+))?", part)
+        if match is None or (match[2] and int(match[2]) < int(match[1])):
+            raise ValueError(
+                f"{part!r} in {text!r} is not an episode such as 4 or a range such as 3-5; "
+                f"{store.location} holds {len(store.episodes)}, counted from 0"
+            )
+        found += range(int(match[1]), int(match[2] or match[1]) + 1)
+    return [int(index) for index in store.choose(found)]
