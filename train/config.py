@@ -39,6 +39,11 @@ class TrainConfig:
     """`auto` is cuda if torch sees one; asking for cuda without one is an error."""
     threads: int = 0
     """CPU threads of torch; 0: all cores this process may use."""
+    order: Literal["random", "clip", "stream"] = "random"
+    """In which order windows come (`datasets/shuffle.py`): `clip` for stores of video, `stream` for
+    object stores, which are then read a shard at a time."""
+    cache: Literal["auto", "ram", "none"] = "auto"
+    """Whether decoded frames stay in memory; `auto` if they fit into a quarter of what is free."""
     held_out_fraction: float = 0.04
     """Share of the episodes never trained on, for the held-out loss."""
     held_out_windows: int = 256

@@ -3,7 +3,10 @@
 import os
 from pathlib import Path
 
+import numpy as np
 import torch
+
+from ..datasets.gather import Allocate
 
 
 def choose_device(wanted: str) -> str:
@@ -45,3 +48,13 @@ def cpu_computes_bf16() -> bool:
 
 def choose_threads(wanted: int) -> int:
     return wanted or len(os.sched_getaffinity(0))
+
+
+def allocator(device: str) -> Allocate:
+    """Makes the arrays of batches: pinned where a GPU copies from them, which it then does faster
+    and without a copy of the driver's own."""
+    if device != "cuda":
+        return np.empty
+    return lambda shape, dtype: torch.empty(
+        shape, dtype=torch.from_numpy(np.empty(0, dtype)).dtype, pin_memory=True
+    ).numpy()

@@ -28,7 +28,7 @@ from ..datasets.store import Store
 from ..policies.checkpoint import save_policy
 from ..policies.policy import Policy
 from .config import TrainConfig
-from .hardware import choose_device, choose_precision, choose_threads
+from .hardware import allocator, choose_device, choose_precision, choose_threads
 from .optimizer import Ema, make_optimizer
 from .run_folder import RunFolder, RunRecord
 
@@ -57,10 +57,11 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     taught, held_out = split_episodes(len(store.episodes), config.held_out_fraction, config.seed)
     loader = WindowLoader(
         store, config.policy.horizon, config.batch_size, config.seed, taught,
-        rank=rank, world_size=world_size,
+        rank=rank, world_size=world_size, mode=config.order, cache=config.cache,
+        allocate=allocator(device),
     )  # fmt: skip
     held_out_loader = WindowLoader(
-        store, config.policy.horizon, 1, config.seed, held_out, prefetch=0
+        store, config.policy.horizon, 1, config.seed, held_out, prefetch=0, cache=config.cache
     )
     stats = compute_norm_stats(store, taught)
 
@@ -85,7 +86,8 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     console.print(
         f"training on {device} in {precision}, {threads} threads, {world_size} process(es): "
         f"{sum(p.numel() for p in policy.parameters()) / 1e6:.2f} M parameters, {len(taught)} "
-        f"episodes, {len(loader.windows)} windows"
+        f"episodes, {len(loader.windows)} windows, "
+        + ("frames kept in memory" if loader.cache == "ram" else "frames decoded as needed")
         + (f"; resumed at step {step}" if resumed is not None else "")
     )
 
