@@ -11,19 +11,19 @@ the next number.
 Next: `episode_table.py`, which folds the log into a table of episodes.
 """
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, Literal
 
-from .chunks import DamagedData, crc32c
 from .schema import Subgoal
-from .storage import Storage
+from .sealed_json import seal, unseal
+from .storage import LocalFolder, Storage
 from .strict_json import decode, encode
 
 FOLDER = "commits"
+_LOOK_AHEAD = 64
 
 
 @dataclass(frozen=True)
@@ -172,33 +172,42 @@ def append(storage: Storage, ops: Sequence[Op], number: int, tool: str) -> int:
         "tool": f"ulna {version('ulna')} {tool}",
         "ops": [_slim(encode(op)) for op in ops],
     }
-    # The checksum covers the text between the braces, as bytes: no canonical form is needed.
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
-    data = f'{{"crc32c": {crc32c(text.encode())}, "commit": {text}}}\n'.encode()
+    data = seal("commit", content)
     while not storage.put_if_absent(commit_name(number), data):
         number += 1
     return number
 
 
-def numbers(storage: Storage) -> list[int]:
-    """Numbers present in the log, in order."""
-    stems = (name.removesuffix(".json") for name in storage.names(FOLDER) if name.endswith(".json"))
+def numbers(storage: Storage, after: int = -1) -> list[int]:
+    """Numbers present in the log beyond `after`, in order; of -1 all of them are listed.
+
+    A folder of a million commits takes seconds to list, so beyond a checkpoint the log is followed
+    one number at a time to its end. It has no gaps unless someone removed a record: then what
+    follows is found by looking ahead, and `verify`, which lists everything, names what is missing.
+    """
+    if after >= 0 and isinstance(storage, LocalFolder):
+        return _followed(storage, after)
+    names = storage.names(FOLDER, after=f"{after:012d}.json" if after >= 0 else "")
+    stems = (name.removesuffix(".json") for name in names if name.endswith(".json"))
     return [int(stem) for stem in stems if stem.isdigit()]
+
+
+def _followed(storage: LocalFolder, after: int) -> list[int]:
+    found = []
+    number = after + 1
+    while storage.exists(commit_name(number)):
+        found.append(number)
+        number += 1
+    ahead = [*range(number + 1, number + _LOOK_AHEAD), *(number + (1 << k) for k in range(6, 31))]
+    if any(storage.exists(commit_name(n)) for n in ahead):
+        return [n for n in numbers(storage) if n > after]
+    return found
 
 
 def read(storage: Storage, number: int) -> Commit:
     """Raises DamagedData if the file is not what was committed."""
     name = commit_name(number)
-    data = storage.read(name)
-    try:
-        content = json.loads(data)
-        text = data.split(b'"commit": ', 1)[1][:-2]
-        intact = content["crc32c"] == crc32c(text)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
-        raise DamagedData(f"{name}: {error}") from error
-    if not intact:
-        raise DamagedData(f"{name}: the checksum does not match")
-    commit = content["commit"]
+    commit = unseal("commit", storage.read(name), name)
     ops = tuple(_op(op, name) for op in commit["ops"])
     return Commit(number, commit["time"], commit["tool"], ops)
 

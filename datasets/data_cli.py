@@ -248,7 +248,7 @@ def data_stats(
     streams: tuple[str, ...] = ("state", "action"),
     out: Path | None = None,
 ) -> None:
-    """Mean, deviation, range and quantiles of the numbers in a store.
+    """Mean, deviation, range and quantiles of the numbers in a store, kept there for training.
 
     Args:
         store: Folder or address of the store.
@@ -259,11 +259,11 @@ def data_stats(
     from rich.console import Console
     from rich.table import Table
 
-    from .norm_stats import compute_norm_stats
+    from .norm_stats import kept_norm_stats
     from .store import Store
 
     opened = Store.open(store)
-    stats = compute_norm_stats(opened, parse_episodes(episodes, opened), streams)
+    stats = kept_norm_stats(opened, parse_episodes(episodes, opened), streams, keep=True)
     named = {"state": opened.embodiment.state_names, "action": opened.embodiment.action_names}
     for stream, numbers in stats.streams.items():
         table = Table(title=f"{stream}, {numbers.count} rows")
@@ -332,7 +332,7 @@ def data_gc(
         grace_hours: Leave younger files alone: an episode may be being recorded.
         dry_run: Only say what would be removed.
     """
-    from .gc import collect_garbage
+    from .garbage import collect_garbage
     from .store import Store
     from .writer import Writer
 

@@ -25,7 +25,7 @@ def write_file(path: Path, data: bytes) -> None:
         raise
 
 
-def put_if_absent(path: Path, data: bytes) -> bool:
+def put_if_absent(path: Path, data: bytes | memoryview) -> bool:
     """Create `path` with the content `data`; False if it exists already. One caller wins."""
     temporary = _write_temporary(path.parent, data)
     try:
@@ -54,7 +54,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_temporary(folder: Path, data: bytes) -> Path:
+def _write_temporary(folder: Path, data: bytes | memoryview) -> Path:
     path = folder / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -69,7 +69,7 @@ def _write_temporary(folder: Path, data: bytes) -> Path:
     return path
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def _write_all(descriptor: int, data: bytes | memoryview) -> None:
     view = memoryview(data)
     while view:  # one write may take less than it was given
         view = view[os.write(descriptor, view) :]

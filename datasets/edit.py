@@ -5,9 +5,9 @@
         join                    a view again where the parts lie side by side, else new arrays
         undo                    the last edit counts no more
 
-Nothing is removed from the disk before `gc.py` is told to.
+Nothing is removed from the disk before `garbage.py` is told to.
 
-Next: `commits.py` (the operations), `pack.py`, `gc.py`.
+Next: `commits.py` (the operations), `pack.py`, `garbage.py`.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,13 +1,14 @@
 """What an episode must be to go into a store: shapes, types, names, times. Nothing is repaired."""
 
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
 
 from .image_codec import EncodedFrames
-from .schema import Embodiment, Episode, unknown_name
+from .schema import Embodiment, Episode, Subgoal, unknown_name
 
 
 def check_episode(
@@ -27,7 +28,7 @@ def check_episode(
         raise ValueError(f"the episode of seed {episode.seed} has no steps")
     dims = {"state": embodiment.state_dim, "action": embodiment.action_dim}
     for name, rows in episode.streams.items():
-        _check_name("stream", name)
+        check_name("stream", name)
         _check_numbers(f"stream {name!r}", rows)
         if len(rows) != steps:
             raise ValueError(
@@ -41,7 +42,7 @@ def check_episode(
         if name.endswith("time_ns"):
             _check_time(f"stream {name!r}", rows)
     for name, sensor in episode.sensors.items():
-        _check_name("sensor", name)
+        check_name("sensor", name)
         _check_numbers(f"sensor {name!r}", sensor.values)
         _check_time(f"sensor {name!r}", sensor.time_ns)
         if len(sensor.values) != len(sensor.time_ns) or len(sensor.time_ns) == 0:
@@ -51,10 +52,11 @@ def check_episode(
             )
     _check_images(episode, embodiment, steps, encoded or {})
     _check_depth(episode, embodiment, steps)
-    _check_labels(episode, steps)
+    check_labels(episode.info, episode.subgoals, steps)
 
 
-def _check_name(kind: str, name: str) -> None:
+def check_name(kind: str, name: str) -> None:
+    """Raise ValueError if a stream or sensor cannot be called so."""
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or name in ("images", "depth", "sensors"):
         raise ValueError(f"{kind} name {name!r}: use small letters, digits and underscores")
 
@@ -122,17 +124,19 @@ def _check_depth(episode: Episode, embodiment: Embodiment, steps: int) -> None:
         raise ValueError(f"the episode lacks the depth frames of {', '.join(missing)}")
 
 
-def _check_labels(episode: Episode, steps: int) -> None:
-    for key, value in episode.info.items():
-        if not isinstance(value, str | int | float | bool) or value != value:
+def check_labels(info: Mapping[str, object], subgoals: Sequence[Subgoal], steps: int) -> None:
+    """Raise ValueError if labels of an episode of `steps` steps cannot be stored."""
+    for key, value in info.items():
+        finite = not isinstance(value, float) or math.isfinite(value)
+        if not isinstance(value, str | int | float | bool) or not finite:
             raise ValueError(f"info {key!r} is {value!r}; expected text, a number or true/false")
-    for subgoal in episode.subgoals:
+    for subgoal in subgoals:
         if not 0 <= subgoal.start < subgoal.stop <= steps:
             raise ValueError(
                 f"subgoal {subgoal.instruction!r} covers the steps {subgoal.start} to "
                 f"{subgoal.stop} of an episode of {steps}"
             )
-    for one, other in pairwise(episode.subgoals):
+    for one, other in pairwise(subgoals):
         if other.start < one.stop:
             raise ValueError(
                 f"subgoal {other.instruction!r} begins at step {other.start}, before "

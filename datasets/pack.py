@@ -2,9 +2,9 @@
 
 An episode is recorded as one small file per numeric stream, because it must be on the disk before
 it counts. Packing copies those chunks, as they are coded, into shards of 64; frames keep their
-files under another name. Labels, uids and checksums stay; `gc.py` removes the old files later.
+files under another name. Labels, uids and checksums stay; `garbage.py` removes the old files later.
 
-Next: `layout.py`, `gc.py`.
+Next: `layout.py`, `garbage.py`.
 """
 
 from collections.abc import Callable, Sequence

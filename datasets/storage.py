@@ -12,8 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -47,7 +48,7 @@ class Storage(Protocol):
         after `sync` of its folder."""
         ...
 
-    def put_if_absent(self, name: str, data: bytes) -> bool:
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
         """Create the file, durably; False if it exists. One of any number of callers wins."""
         ...
 
@@ -64,8 +65,9 @@ class Storage(Protocol):
         """Make the names within these folders durable."""
         ...
 
-    def names(self, folder: str) -> list[str]:
-        """Names directly within a folder, sorted, files and folders; empty if there is none."""
+    def names(self, folder: str, after: str = "") -> list[str]:
+        """Names directly within a folder that sort after `after`, sorted, files and folders; empty
+        if there is none."""
         ...
 
     def exists(self, name: str) -> bool: ...
@@ -100,7 +102,7 @@ class LocalFolder:
     def write(self, name: str, data: bytes) -> None:
         durable.write_file(self.path / name, data)
 
-    def put_if_absent(self, name: str, data: bytes) -> bool:
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
         return durable.put_if_absent(self.path / name, data)
 
     def link(self, source: str, name: str) -> None:
@@ -120,9 +122,9 @@ class LocalFolder:
         for folder in folders:
             durable.sync_folder(self.path / folder)
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, after: str = "") -> list[str]:
         try:
-            return sorted(os.listdir(self.path / folder))
+            return sorted(name for name in os.listdir(self.path / folder) if name > after)
         except FileNotFoundError:
             return []
 
@@ -165,37 +167,54 @@ class ObjectStore:
     def __init__(self, url: str, **options: Any) -> None:
         """`options` go to `obstore.store.from_url`."""
         import obstore
+        import obstore.store
 
+        if url.startswith("s3://"):
+            # Without it S3 knows no copy that refuses to replace.
+            options = {"copy_if_not_exists": "multipart", **options}
+        # A wrong address is told after half a minute; obstore alone tries for three minutes.
+        retry = {"max_retries": 5, "retry_timeout": timedelta(seconds=30)}
         self._obstore = obstore
-        self._store = obstore.store.from_url(url, **options)
         self.location = url.rstrip("/")
+        with self._explained("open"):
+            # Which options there are depends on the kind of store; obstore checks them.
+            from_url: Any = obstore.store.from_url
+            self._store = from_url(url, **{"retry_config": retry, **options})
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        if start == 0 and stop is None:
-            return bytes(self._obstore.get(self._store, name).bytes())
-        if start < 0 and stop is None:
-            wanted: Any = {"suffix": -start}
-            return bytes(self._obstore.get(self._store, name, options={"range": wanted}).bytes())
-        if start < 0 or stop is None:
-            whole = bytes(self._obstore.get(self._store, name).bytes())
-            return whole[start:stop]
-        return bytes(self._obstore.get_range(self._store, name, start=start, end=stop))
+        if stop is not None and start < 0:
+            raise ValueError(f"bytes {start}:{stop} of {name}: count both ends from the start")
+        if stop is not None and stop <= start:
+            return b""
+        options: Any = {}
+        if start < 0:
+            options = {"range": {"suffix": -start}}
+        elif stop is not None:
+            options = {"range": (start, stop)}
+        elif start > 0:
+            options = {"range": {"offset": start}}
+        with self._explained(name):
+            return bytes(self._obstore.get(self._store, name, options=options).bytes())
 
     def write(self, name: str, data: bytes) -> None:
-        self._obstore.put(self._store, name, data)
+        with self._explained(name):
+            self._obstore.put(self._store, name, data)
 
-    def put_if_absent(self, name: str, data: bytes) -> bool:
-        try:
-            self._obstore.put(self._store, name, data, mode="create")
-        except self._obstore.exceptions.AlreadyExistsError:
-            return False
-        return True
+    def put_if_absent(self, name: str, data: bytes | memoryview) -> bool:
+        with self._explained(name):
+            try:
+                self._obstore.put(self._store, name, bytes(data), mode="create")
+            except self._obstore.exceptions.AlreadyExistsError:
+                # It may be ours: a request that succeeded, and whose answer was lost, is repeated.
+                return self.read(name) == data
+            return True
 
     def link(self, source: str, name: str) -> None:
-        try:
-            self._obstore.copy(self._store, source, name, overwrite=False)
-        except self._obstore.exceptions.AlreadyExistsError as error:
-            raise FileExistsError(errno.EEXIST, "exists", name) from error
+        with self._explained(name):
+            try:
+                self._obstore.copy(self._store, source, name, overwrite=False)
+            except self._obstore.exceptions.AlreadyExistsError as error:
+                raise FileExistsError(errno.EEXIST, "exists", name) from error
 
     def make_folder(self, name: str) -> None:
         """Object stores have no folders."""
@@ -203,32 +222,70 @@ class ObjectStore:
     def sync(self, folders: Iterable[str]) -> None:
         """Nothing to do: `put` returned."""
 
-    def names(self, folder: str) -> list[str]:
+    def names(self, folder: str, after: str = "") -> list[str]:
         prefix = f"{folder}/" if folder else ""
-        found = self._obstore.list_with_delimiter(self._store, prefix)
+        with self._explained(folder):
+            if after:  # the server leaves out what comes before: one request for a long log
+                pages = self._obstore.list(self._store, prefix, offset=f"{prefix}{after}")
+                paths = [entry["path"].removeprefix(prefix) for page in pages for entry in page]
+                return sorted({path.split("/", 1)[0] for path in paths})
+            found = self._obstore.list_with_delimiter(self._store, prefix)
         below = [entry["path"] for entry in found["objects"]] + list(found["common_prefixes"])
         return sorted(path.rstrip("/").rsplit("/", 1)[-1] for path in below)
 
     def exists(self, name: str) -> bool:
-        try:
-            self._obstore.head(self._store, name)
-        except FileNotFoundError:
-            return False
-        return True
+        with self._explained(name):
+            try:
+                self._obstore.head(self._store, name)
+            except FileNotFoundError:
+                return False
+            return True
 
     def delete(self, name: str) -> None:
-        try:
+        with self._explained(name), suppress(FileNotFoundError):
             self._obstore.delete(self._store, name)
-        except FileNotFoundError:
-            return
 
     def walk(self, folder: str) -> Iterator[FileFacts]:
-        for entries in self._obstore.list(self._store, f"{folder}/" if folder else None):
-            for entry in entries:
-                yield FileFacts(entry["path"], entry["size"], entry["last_modified"].timestamp())
+        with self._explained(folder):
+            for entries in self._obstore.list(self._store, f"{folder}/" if folder else None):
+                for entry in entries:
+                    modified = entry["last_modified"].timestamp()
+                    yield FileFacts(entry["path"], entry["size"], modified)
 
     def remove_empty_folders(self, folder: str, older_than_s: float) -> None:
         """Object stores have no folders."""
+
+    @contextmanager
+    def _explained(self, name: str) -> Iterator[None]:
+        """Errors as a disk would give them, with what to do; a missing object is
+        FileNotFoundError, anything else OSError."""
+        try:
+            yield
+        except (FileNotFoundError, self._obstore.exceptions.BaseError) as error:
+            said = str(error).split("\n\nDebug source", 1)[0]
+            where = f"{self.location}, object {name!r}" if name else self.location
+            if "NoSuchBucket" in said:
+                raise OSError(
+                    errno.ENXIO,
+                    f"{where}: the bucket does not exist; make it first, and see whether the "
+                    "address is spelled right and AWS_ENDPOINT and AWS_REGION are those of its "
+                    "server",
+                ) from error
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(errno.ENOENT, "there is no such object", where) from error
+            refused = ("PermissionDenied", "Unauthenticated", "403", "401", "InvalidAccessKeyId")
+            if any(word in f"{type(error).__name__} {said}" for word in refused):
+                raise PermissionError(
+                    errno.EACCES,
+                    f"{where}: the server refuses our credentials; set AWS_ACCESS_KEY_ID, "
+                    "AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN), or for a public bucket "
+                    f"AWS_SKIP_SIGNATURE=true ({said})",
+                ) from error
+            raise OSError(
+                errno.EIO,
+                f"{where}: {said}; is AWS_ENDPOINT the right server, and reachable? One that "
+                "speaks plain http also needs AWS_ALLOW_HTTP=true",
+            ) from error
 
 
 def open_storage(location: Path | str) -> Storage:

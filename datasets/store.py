@@ -51,6 +51,8 @@ class Store:
         self._table = EpisodeTable()
         self.last_commit = -1
         """Number of the newest commit that was taken in; -1: none."""
+        self.operations_since_checkpoint = 0
+        """What the log says after its newest checkpoint that `refresh` could use."""
         self._reader = RecordReader(storage)
 
     @staticmethod
@@ -105,30 +107,36 @@ class Store:
         for number in commits.numbers(self.storage):
             if self.version is None or number <= self.version:
                 try:
-                    found.append(self._commit(number))
+                    known = self._commits.get(number)
+                    found.append(commits.read(self.storage, number) if known is None else known)
                 except DamagedData:
                     continue  # `damaged_commits` and `verify` tell
         return tuple(found)
 
     def refresh(self) -> None:
         """Take in what was committed since the store was opened."""
-        numbers = commits.numbers(self.storage)
-        last = numbers[-1] if numbers else -1
-        version = last if self.version is None else self.version
-        base = newest_checkpoint(self.storage, below=version + 1)
+        base = newest_checkpoint(
+            self.storage, below=None if self.version is None else self.version + 1
+        )
         while True:
+            numbers = commits.numbers(self.storage, after=base.number)
+            last = numbers[-1] if numbers else base.number
+            version = last if self.version is None else self.version
             damaged, later = [], []
             for number in numbers:
-                if number <= base.number:
-                    continue
                 try:
                     later.append(_as_of(self._commit(number), version))
                 except DamagedData as error:
                     damaged.append(str(error))
             reached = min(undone(later), default=base.number + 1)
+            # An undo that reaches back before the checkpoint: fold again from an older one; and
+            # so if the checkpoint turns out to be damaged.
             if reached > base.number:
-                break
-            # An undo reaches back before the checkpoint: fold again from an older one.
+                try:
+                    table = base.table.with_commits(later) if later else base.table
+                    break
+                except DamagedData:
+                    reached = base.number
             base = newest_checkpoint(self.storage, below=reached)
         if damaged and set(damaged) != set(self.damaged_commits):
             warnings.warn(
@@ -138,7 +146,9 @@ class Store:
             )
         self.damaged_commits = tuple(damaged)
         self.last_commit = last
-        self._table = base.table.with_commits(later) if later else base.table
+        self.operations_since_checkpoint = sum(len(commit.ops) for commit in later)
+        self._commits = {commit.number: self._commits[commit.number] for commit in later}
+        self._table = table
 
     def layout(self, stream: str, record: EpisodeRecord) -> Layout:
         """How the array of a stream is cut and coded."""

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import PurePosixPath
 from typing import Any, Literal
@@ -15,29 +14,10 @@ from .chunks import DamagedData
 from .commits import EpisodeRecord
 from .durable import TEMPORARY_PREFIX
 from .episode_table import EpisodeTable, newest_checkpoint
+from .problem import Problem
 from .record_reader import array_folder
 from .store import Store
 from .strict_json import encode
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that `verify` found."""
-
-    severity: Literal["error", "warning", "note"]
-    """error: data is lost or changed. warning: readable, but not what a robot should learn from.
-    note: space that nothing refers to, such as a crash leaves."""
-    message: str
-    episode: int | None = None
-    """Index into `store.episodes`; None if it concerns the store."""
-    uid: str | None = None
-    stream: str | None = None
-
-    def __str__(self) -> str:
-        if self.episode is None:
-            return f"{self.severity}: {self.message}"
-        stream = f", stream {self.stream!r}" if self.stream else ""
-        return f"{self.severity}: episode {self.episode} (uid {self.uid}{stream}): {self.message}"
 
 
 def describe(store: Store) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from typing import Any
 import numpy as np
 
 from . import commits
+from .checkpoint_file import checkpoint_numbers
 from .chunks import array_crc32c
 from .commits import Add, EpisodeRecord, Op, StreamRecord
 from .episode_check import check_episode
-from .episode_table import CHECKPOINT_COMMITS, write_checkpoint
+from .episode_table import CHECKPOINT_OPS, checkpoint_is_due, write_checkpoint
 from .image_codec import EncodedFrames, ImageCodec, Jpeg
 from .layout import CHUNK_ROWS, Layout
 from .record_reader import payloads_crc32c
@@ -82,7 +83,10 @@ class Writer:
         self.episodes_added = 0
         self._process = os.getpid()
         self._segments: dict[Signature, _Segment] = {}
-        self._next_number = max(commits.numbers(self.storage), default=-1) + 1
+        folded = max(checkpoint_numbers(self.storage), default=-1)
+        self._next_number = max(commits.numbers(self.storage, after=folded), default=folded) + 1
+        self._operations = 0
+        """Committed since we last thought of a checkpoint."""
         # Coding releases the interpreter lock, syncing is waiting: both go side by side.
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ulna-writer")
         self._checkpoint: Future[None] | None = None
@@ -165,13 +169,16 @@ class Writer:
         try:
             return self._write(episode, streams)
         except OSError as error:
-            raise OSError(
-                error.errno,
-                f"the episode of seed {episode.seed} could not be stored in "
-                f"{self.storage.location} ({error.strerror}); the {self.episodes_added} episodes "
-                "this writer added before are safe. Free some space or mend the disk, then go on "
-                "with --append",
-            ) from error
+            raise self.not_stored(episode.seed, error) from error
+
+    def not_stored(self, seed: int, error: OSError) -> OSError:
+        """The error that tells the user what is lost and what is not."""
+        return OSError(
+            error.errno,
+            f"the episode of seed {seed} could not be stored in {self.storage.location} "
+            f"({error.strerror}); the {self.episodes_added} episodes this writer added before are "
+            "safe. Free some space or mend the disk, then go on with --append",
+        )
 
     def commit(self, ops: Sequence[Op]) -> int:
         """Append to the log; gives the commit's number. From here on nothing may be deleted: an
@@ -186,9 +193,13 @@ class Writer:
                 "space or mend the disk, then go on with --append",
             ) from error
         first, self._next_number = self._next_number, number + 1
-        crossed = range(first, number + 1)
-        if any(n % CHECKPOINT_COMMITS == CHECKPOINT_COMMITS - 1 for n in crossed):
+        # Other writers' commits count as well, as far as this one met them.
+        self._operations += max(len(ops), number + 1 - first)
+        if self._operations >= CHECKPOINT_OPS and (
+            self._checkpoint is None or self._checkpoint.done()
+        ):
             # In the background: it concerns the next `Store.open`, not this episode.
+            self._operations = 0
             self._checkpoint = self._threads.submit(checkpoint, self.storage)
         return number
 
@@ -281,10 +292,11 @@ def new_segment(storage: Storage, embodiment: Embodiment, streams: Iterable[str]
     return name
 
 
-def checkpoint(storage: Storage) -> None:
-    """Fold the log as it is now into a checkpoint, if it is whole."""
+def checkpoint(storage: Storage, always: bool = False) -> None:
+    """Fold the log as it is now into a checkpoint, if it is whole and the last one is long ago."""
     store = Store.on(storage)
-    if store.last_commit >= 0 and not store.damaged_commits:
+    due = checkpoint_is_due(store.operations_since_checkpoint, len(store.episodes))
+    if store.last_commit >= 0 and not store.damaged_commits and (due or always):
         write_checkpoint(storage, store.last_commit, store.episodes)
 
 

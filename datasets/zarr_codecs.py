@@ -173,7 +173,8 @@ class VideoCodec(_FramesCodec):
             raise ValueError(
                 f"clips of {self.codec.frames} frames, got chunks of shape {array_spec.shape}"
             )
-        return super().evolve_from_array_spec(array_spec)
+        super().evolve_from_array_spec(array_spec)
+        return self
 
     def _frames(self, chunk: np.ndarray) -> np.ndarray:
         return chunk

@@ -11,7 +11,7 @@ import zarr
 
 from ulna.datasets import edit
 from ulna.datasets.edit import join, relabel, split, undo
-from ulna.datasets.gc import collect_garbage
+from ulna.datasets.garbage import collect_garbage
 from ulna.datasets.image_codec import Clip, ImageCodec, Jpeg, Lossless
 from ulna.datasets.merge import merge
 from ulna.datasets.pack import pack, packed_share

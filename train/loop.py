@@ -23,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch.func import functional_call
 
 from ..datasets.loader import WindowLoader
-from ..datasets.norm_stats import compute_norm_stats
+from ..datasets.norm_stats import kept_norm_stats
 from ..datasets.store import Store
 from ..policies.checkpoint import save_policy
 from ..policies.policy import Policy
@@ -63,7 +63,7 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     held_out_loader = WindowLoader(
         store, config.policy.horizon, 1, config.seed, held_out, prefetch=0, cache=config.cache
     )
-    stats = compute_norm_stats(store, taught)
+    stats = kept_norm_stats(store, taught)
 
     torch.manual_seed(config.seed)
     policy = Policy(config.policy, store.embodiment, stats)
