@@ -83,13 +83,12 @@ class CheckpointRows:
 
     def places_of(self, keys: Sequence[tuple[str, int, str]]) -> Int64[np.ndarray, " keys"]:
         """Before which row each of these ascending keys (task, seed, uid) stands."""
+        if not len(self) or not keys:
+            return np.zeros(len(keys), np.int64)
         places: list[int] = []
         low = 0
-        if len(self):
-            tasks, seeds = self._column("task"), self.numbers("seed")
+        tasks, seeds = self._column("task"), self.numbers("seed")
         for task, group in groupby(keys, key=lambda key: key[0]):
-            if not len(self):
-                break
             low = _bisect(tasks, task, low, len(self), right=False)
             high = _bisect(tasks, task, low, len(self), right=True)
             chosen = list(group)
@@ -101,7 +100,7 @@ class CheckpointRows:
                 places.append(
                     _bisect(self._column("uid"), uid, begin, end, right=False) if same else begin
                 )
-        return np.array(places, np.int64) if len(self) else np.zeros(len(keys), np.int64)
+        return np.array(places, np.int64)
 
     def arranged(
         self, rows: Int64[np.ndarray, " rows"], more: Sequence[EpisodeRecord]

@@ -31,6 +31,7 @@ from .lerobot_format import (
     CHUNK_FILES,
     DATA_FILE_MB,
     DATA_PATH,
+    MIB,
     VERSION,
     VIDEO_FILE_MB,
     VIDEO_PATH,
@@ -120,7 +121,7 @@ def _write(
     table, stats = EpisodeTable(root), Stats()
     videos = {
         camera.name: VideoFiles(
-            root, VIDEO_PATH, camera.key, plan.fps, camera.codec, VIDEO_FILE_MB << 20
+            root, VIDEO_PATH, camera.key, plan.fps, camera.codec, int(VIDEO_FILE_MB * MIB)
         )
         for camera in plan.cameras
         if camera.codec is not None

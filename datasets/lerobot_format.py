@@ -39,6 +39,7 @@ EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.par
 CHUNK_FILES = 1000
 DATA_FILE_MB = 100
 VIDEO_FILE_MB = 200
+MIB = 1 << 20
 
 _RESERVED = {"state", "action", "images", "depth", "sensors"}
 

@@ -105,8 +105,7 @@ def make_plan(store: Store, chosen: Sequence[int], video: Pixels, fps: int | Non
         features[name] = number_feature(dtype, (), None)
     tasks = task_order(records, every, losses)
     _note_losses(store, records, losses)
-    robots = {one.robot_type for one in every}
-    robot_type = notes.robot_type if robots == {notes.robot_type} else None
+    robot_type = notes.robot_type if len({one.robot_type for one in every}) == 1 else None
     return Plan(
         fps=rate,
         robot_type=robot_type or store.embodiment.name,

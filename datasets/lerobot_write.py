@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64, Shaped, UInt8
 
-from .lerobot_format import CHUNK_FILES, DATA_FILE_MB, DATA_PATH, EPISODES_PATH, VISION_NAMES
+from .lerobot_format import CHUNK_FILES, DATA_FILE_MB, DATA_PATH, EPISODES_PATH, MIB, VISION_NAMES
 from .quantile_sketch import StreamSketch
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
 _EPISODES_PER_GROUP = 500
 _MERGE_EVERY = 64
-_MIB = 1 << 20
 
 
 def number_feature(dtype: str, row_shape: tuple[int, ...], names: Any) -> dict[str, Any]:
@@ -108,7 +107,7 @@ class DataFiles:
     def add(self, columns: Mapping[str, pa.Array]) -> dict[str, int]:
         """Append an episode; gives the columns of the episode table that say where it is."""
         # What is in the file already decides: nothing is written twice to stay below the limit.
-        if self._writer is None or self._path.stat().st_size >= DATA_FILE_MB * _MIB:
+        if self._writer is None or self._path.stat().st_size >= DATA_FILE_MB * MIB:
             self._open()
         assert self._writer is not None
         arrays = [columns[name] for name in self.schema.names]

@@ -11,8 +11,9 @@ from pathlib import Path, PurePosixPath
 
 from .commits import Add
 from .schema import require_same_embodiment
-from .storage import copy_files
+from .storage import Storage, copy_files, open_storage
 from .store import Store
+from .store_header import create_header
 from .writer import Writer
 
 EPISODES_PER_COMMIT = 1024
@@ -21,7 +22,7 @@ EPISODES_PER_COMMIT = 1024
 
 def merge(
     sources: Sequence[Store],
-    target: Path | str,
+    target: Path | str | Storage,
     advance: Callable[[int], None] = lambda episodes: None,
 ) -> int:
     """Add the episodes of `sources` to the store at `target`, made if it is not there; gives how
@@ -32,11 +33,12 @@ def merge(
     first = sources[0]
     for source in sources[1:]:
         require_same_embodiment(first.embodiment, source.embodiment, source.location)
-    out = _open_or_create(target, first)
+    storage = open_storage(target) if isinstance(target, Path | str) else target
+    out = _open_or_create(storage, first)
     require_same_embodiment(first.embodiment, out.embodiment, out.location)
     present = {record.uid for record in out.episodes}
     added = 0
-    with Writer(target, tool="merge") as writer:
+    with Writer(storage, tool="merge") as writer:
         for source in sources:
             fresh = [record for record in source.episodes if record.uid not in present]
             for begin in range(0, len(fresh), EPISODES_PER_COMMIT):
@@ -53,11 +55,10 @@ def merge(
     return added
 
 
-def _open_or_create(target: Path | str, like: Store) -> Store:
-    try:
-        return Store.create(target, like.embodiment)
-    except ValueError:
-        return Store.open(target)  # raises, with the reason, if this is no store
+def _open_or_create(storage: Storage, like: Store) -> Store:
+    if not storage.exists("zarr.json"):
+        create_header(storage, like.embodiment)
+    return Store.on(storage)
 
 
 def _copy(source: Store, out: Store, files: set[str]) -> None:

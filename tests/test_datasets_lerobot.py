@@ -331,10 +331,12 @@ def test_many_files(
 ) -> None:
     """Every episode in a file of its own, two files to a folder."""
     for module in (export_module, write_module):
-        monkeypatch.setattr(module, "CHUNK_FILES", 2)
-    monkeypatch.setattr(export_module, "VIDEO_FILE_MB", 0)
-    monkeypatch.setattr(write_module, "DATA_FILE_MB", 0)
-    export_lerobot(into_store(LeRobotSource(video), tmp_path / "store"), tmp_path / "out")
+        monkeypatch.setattr(module, "CHUNK_FILES", 2)  # LeRobot only looks at the paths
+    store = into_store(LeRobotSource(video), tmp_path / "store")
+    with monkeypatch.context() as small:
+        small.setattr(export_module, "VIDEO_FILE_MB", 2**-20)
+        small.setattr(write_module, "DATA_FILE_MB", 0)
+        export_lerobot(store, tmp_path / "out")
     places = ["chunk-000/file-000", "chunk-000/file-001", "chunk-001/file-000"]
     for folder, ending in (("data", "parquet"), (f"videos/{CAMERAS['wrist']}", "mp4")):
         expected = [tmp_path / f"out/{folder}/{place}.{ending}" for place in places]

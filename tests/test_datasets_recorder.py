@@ -114,7 +114,7 @@ def test_a_recorded_episode_is_the_one_that_is_written_whole(
         recorded = [ending.result() for ending in endings]
         for episode in episodes:
             recorder.writer.add_episode(whole(episode))
-    assert [r.steps for r in recorded] == [1, 13, 256, 530]
+    assert tuple(r.steps for r in recorded) == lengths
     assert all(r.dropped_steps == 0 for r in recorded)
     store = Store.open(storage.path)
     records = list(store.episodes)
@@ -122,15 +122,21 @@ def test_a_recorded_episode_is_the_one_that_is_written_whole(
     for seed, episode in enumerate(episodes):
         pair = [index for index, r in enumerate(records) if r.seed == seed]
         one, two = (records[index] for index in pair)
-        # The same content gives the same checksums and the same first half of the uid.
-        assert one.uid.split("-")[0] == two.uid.split("-")[0] and one.uid != two.uid
-        assert one.streams == two.streams
+        if not isinstance(codec, Clip):  # x264 does not always give the same bytes again
+            # The same content gives the same checksums and the same first half of the uid.
+            assert one.uid.split("-")[0] == two.uid.split("-")[0] and one.uid != two.uid
+            assert one.streams == two.streams
         for index in pair:
+            found = store.read_episode(index)
             frames = {
                 name: EncodedFrames.of(codec, frames).decode()
                 for name, frames in episode.images.items()
             }
-            assert_equal(store.read_episode(index), replace(whole(episode), images=frames))
+            if isinstance(codec, Clip):
+                for name, expected in frames.items():
+                    assert np.abs(found.images[name].astype(int) - expected).mean() < 1.0
+                frames = found.images
+            assert_equal(found, replace(whole(episode), images=frames))
 
 
 def test_cameras_depth_and_a_fast_sensor_from_its_own_thread(tmp_path: Path):
