@@ -169,17 +169,16 @@ def data_info(
     from .verify import describe
 
     opened = Store.open(store, version)
-    facts = {**describe(opened), **rates(opened)}
+    facts, measured = describe(opened), rates(opened)
+    for name, stream in measured.pop("streams").items():
+        facts["streams"].setdefault(name, {}).update(stream)
+    facts.update(measured)
     if json_:
         print(json.dumps(facts, indent=2))
         return
-    from rich.console import Console
-    from rich.table import Table
+    from .info_tables import print_info
 
-    table = Table(title=store, show_header=False)
-    for key, value in facts.items():
-        table.add_row(key, value if isinstance(value, str) else json.dumps(value, indent=1))
-    Console().print(table)
+    print_info(facts)
 
 
 def data_verify(store: StorePath, *, quality: bool = True) -> None:
@@ -267,13 +266,14 @@ def data_stats(
     named = {"state": opened.embodiment.state_names, "action": opened.embodiment.action_names}
     for stream, numbers in stats.streams.items():
         table = Table(title=f"{stream}, {numbers.count} rows")
-        columns = ("mean", "std", "min", "q01", "q10", "q50", "q90", "q99", "max")
-        for column in ("", *columns):
-            table.add_column(column, justify="right")
+        columns = ("mean", "std", "min", "q01", "q50", "q99", "max")
+        table.add_column("", no_wrap=True)
+        for column in columns:
+            table.add_column(column, justify="right", no_wrap=True)
         for i in range(len(numbers.mean)):
             name = named[stream][i] if stream in named else str(i)
             values: list[Any] = [getattr(numbers, column)[i] for column in columns]
-            table.add_row(name, *(f"{value:.4g}" for value in values))
+            table.add_row(name, *(f"{value:.3g}" for value in values))
         Console().print(table)
     if out is not None:
         stats.save(out)

@@ -6,6 +6,7 @@ the packets of an episode stand for themselves.
 """
 
 import io
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -113,6 +114,7 @@ def encode_as_lerobot(frames: Iterator[np.ndarray], fps: int) -> list[Packet]:
     with av.open(buffer, "w", format="mp4") as file:
         for pixels in frames:
             if stream is None:
+                os.environ.setdefault("SVT_LOG", "1")  # else it writes a page per episode to stderr
                 added = file.add_stream(DEFAULT_ENCODER, fps, options=DEFAULT_OPTIONS)
                 stream = cast(VideoStream, added)
                 stream.pix_fmt = "yuv420p"
