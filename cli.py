@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
 
@@ -276,9 +276,16 @@ def _dispatch(words: list[str]) -> None:
     if name == "data":
         from .datasets.data_cli import data
 
-        data(rest)
+        data(rest, _render_states)
         return
     tyro.cli(COMMANDS[name], prog=f"ulna {name}", args=rest)
+
+
+def _render_states(*arguments: Any) -> Any:
+    """`envs.render_states`, imported when something is drawn; picklable for the workers."""
+    from .envs.render_states import render_states
+
+    return render_states(*arguments)
 
 
 def cores() -> int:

@@ -6,13 +6,14 @@ Next: `import_episodes.py`, `verify.py`, `view.py`, `edit_cli.py` (the edits).
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from .edit_cli import EDIT_COMMANDS
-from .episode_list import parse_episodes
+from .episode_list import parse_cameras, parse_episodes
 from .schema import unknown_name
 
 StorePath = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="STORE")]
@@ -45,6 +46,8 @@ def data_import(
     quaternion_order: Literal["wxyz", "xyzw"] | None = None,
     success: Literal["reward", "unknown"] | None = None,
     split: str | None = None,
+    render: tuple[str, ...] = (),
+    render_states: tyro.conf.Suppress[Any] = None,
 ) -> None:
     """Bring a dataset into a store; the format is recognised.
 
@@ -76,6 +79,7 @@ def data_import(
         quaternion_order: Of quaternions in state and action.
         success: Take success from the reward (robomimic, RLDS), or leave it unknown.
         split: Of an RLDS dataset, such as train.
+        render: Draw the states of robomimic files anew, such as agentview:224x224 (WxH).
     """
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -91,6 +95,8 @@ def data_import(
         "action_meaning": action_meaning, "action_frame": action_frame,
         "quaternion_order": quaternion_order, "success": success, "split": split,
     }  # fmt: skip
+    if render:
+        options |= {"cameras": parse_cameras(render), "render": render_states}
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -372,8 +378,8 @@ ulna data: bring data in, look at it, trust it
 """
 
 
-def data(words: list[str]) -> None:
-    """`ulna data COMMAND ...`."""
+def data(words: list[str], render_states: Callable[..., Any]) -> None:
+    """`ulna data COMMAND ...`; `render_states` draws simulator states, which this floor cannot."""
     commands, program = DATA_COMMANDS, "ulna data"
     if words[:1] == ["edit"]:
         commands, program, words = EDIT_COMMANDS, "ulna data edit", words[1:]
@@ -387,4 +393,7 @@ def data(words: list[str]) -> None:
             words[0],
             [*commands, *(["edit"] if commands is DATA_COMMANDS else [])],
         )
-    tyro.cli(commands[words[0]], prog=f"{program} {words[0]}", args=words[1:])
+    function = commands[words[0]]
+    if function is data_import:
+        function = partial(data_import, render_states=render_states)
+    tyro.cli(function, prog=f"{program} {words[0]}", args=words[1:])

@@ -1,7 +1,9 @@
-"""Episodes as people write them: `0,3-5`."""
+"""Episodes and cameras as people write them: `0,3-5`, `agentview:224x224`."""
 
 import re
+from collections.abc import Sequence
 
+from .schema import Camera
 from .store import Store
 
 
@@ -22,3 +24,14 @@ def parse_episodes(text: str | None, store: Store) -> list[int] | None:
             )
         found += range(int(match[1]), int(match[2] or match[1]) + 1)
     return [int(index) for index in store.choose(found)]
+
+
+def parse_cameras(texts: Sequence[str]) -> tuple[Camera, ...]:
+    """Cameras from `name:WIDTHxHEIGHT`. Raises ValueError that says what was expected."""
+    cameras = []
+    for text in texts:
+        match = re.fullmatch(r"([^:]+):(\d+)x(\d+)", text)
+        if match is None:
+            raise ValueError(f"{text!r} is not a camera such as agentview:224x224 (width x height)")
+        cameras.append(Camera(match[1], int(match[3]), int(match[2])))
+    return tuple(cameras)
