@@ -8,7 +8,7 @@ Next: `loader.py` (which asks), `image_codec.py` (which decodes).
 
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
@@ -52,6 +52,20 @@ class FramePlan:
         return FramePlan(wanted, (order[~fresh], source[~fresh]))
 
 
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the frames of an episode lie."""
+
+    layout: Layout
+    folder: str
+    start: int
+    """First row of the episode in its array."""
+    decode_single: Callable[[memoryview, np.ndarray], None] | None
+    """Of layouts with one frame per chunk."""
+    payloads: dict[int, Callable[[int], memoryview]]
+    """How to get at the chunks of the shards that were opened, by number of the file."""
+
+
 class FrameReader:
     """Frames of one camera (or its depth) of chosen episodes."""
 
@@ -69,7 +83,14 @@ class FrameReader:
         self._keep = keep_chunks
         self._lock = threading.Lock()
         self._chunks: OrderedDict[tuple[int, int], np.ndarray] = OrderedDict()
-        self._places: OrderedDict[int, tuple[Layout, str, int]] = OrderedDict()
+        self._retired: list[np.ndarray] = []
+        self._spare: list[np.ndarray] = []
+        self._places: dict[int, _Place] = {}
+
+    def next_batch(self) -> None:
+        """Say that nobody reads any more what was decoded before: its memory may be used again."""
+        with self._lock:
+            self._spare, self._retired = self._retired, []
 
     def read(
         self,
@@ -77,104 +98,114 @@ class FrameReader:
         out: Shaped[np.ndarray, "frames ..."],
     ) -> None:
         """Fill rows of `out`. Raises DamagedData, which names episode and stream."""
-        begin = 0
-        while begin < len(wanted):
-            episode = wanted[begin][0]
-            end = begin + 1
-            while end < len(wanted) and wanted[end][0] == episode:
-                end += 1
-            layout, folder, start = self._place(episode)
-            try:
-                if layout.chunk_rows == 1:
-                    self._read_single(layout, folder, start, wanted[begin:end], out)
-                else:
-                    self._read_chunks(layout, folder, start, episode, wanted[begin:end], out)
-            except (DamagedData, FileNotFoundError) as error:
-                index = int(self._episodes[episode])
-                uid = self._store.episodes[index].uid
-                raise DamagedData(
-                    f"episode {index} (uid {uid}), stream {self._stream!r}: {error}"
-                ) from error
-            begin = end
+        episode, number, count = -1, 0, len(wanted)
+        try:
+            while number < count:
+                episode, step, target = wanted[number]
+                place = self._places.get(episode) or self._enter(episode)
+                if place.decode_single is None:
+                    end = number + 1
+                    while end < count and wanted[end][0] == episode:
+                        end += 1
+                    self._read_chunks(place, episode, wanted[number:end], out)
+                    number = end
+                    continue
+                # A million times an epoch: no call that can be avoided.
+                row = place.start + step
+                payload = place.payloads.get(row // CHUNK_ROWS) or self._open(place, row)
+                place.decode_single(payload(row % CHUNK_ROWS), out[target])
+                number += 1
+        except (DamagedData, FileNotFoundError) as error:
+            index = int(self._episodes[episode])
+            uid = self._store.episodes[index].uid
+            raise DamagedData(
+                f"episode {index} (uid {uid}), stream {self._stream!r}: {error}"
+            ) from error
+
+    def begin(self, wanted: Sequence[tuple[int, int, int]]) -> None:
+        """Begin to fetch the chunks of these frames, if they lie in an object store."""
+        if self._shards.requests is None:
+            return
+        for episode, step, _ in wanted:
+            place = self._places.get(episode) or self._enter(episode)
+            row = place.start + step
+            slot = row % CHUNK_ROWS // place.layout.chunk_rows
+            name = f"{place.folder}/{place.layout.file_name(row)}"
+            self._shards.begin_slot(name, place.layout, slot)
 
     def files(self, episode: int, first: int, last: int) -> list[tuple[str, Layout]]:
         """The shard files that hold steps `first` to `last` of an episode."""
-        layout, folder, start = self._place(episode)
-        begin = (start + first) // CHUNK_ROWS * CHUNK_ROWS
+        place = self._places.get(episode) or self._enter(episode)
+        begin = (place.start + first) // CHUNK_ROWS * CHUNK_ROWS
         return [
-            (f"{folder}/{layout.file_name(row)}", layout)
-            for row in range(begin, start + last + 1, CHUNK_ROWS)
+            (f"{place.folder}/{place.layout.file_name(row)}", place.layout)
+            for row in range(begin, place.start + last + 1, CHUNK_ROWS)
         ]
-
-    def _read_single(
-        self,
-        layout: Layout,
-        folder: str,
-        start: int,
-        requests: Sequence[tuple[int, int, int]],
-        out: np.ndarray,
-    ) -> None:
-        decode, file_rows = layout.decode_single, layout.file_rows
-        row_stop, payload, first = -1, None, 0
-        for _, step, target in requests:
-            row = start + step
-            if row >= row_stop or payload is None:
-                first = row - row % file_rows
-                row_stop = first + file_rows
-                payload = self._shards.get(f"{folder}/{layout.file_name(row)}", layout).payload
-            decode(payload(row - first), out[target])
 
     def _read_chunks(
         self,
-        layout: Layout,
-        folder: str,
-        start: int,
+        place: _Place,
         episode: int,
         requests: Sequence[tuple[int, int, int]],
         out: np.ndarray,
     ) -> None:
+        layout, start = place.layout, place.start
         size = layout.chunk_rows
         for chunk, same in groupby(requests, key=lambda request: (start + request[1]) // size):
             frames = [((start + step) % size, target) for _, step, target in same]
             kept = self._chunks.get((episode, chunk)) if self._keep else None
             if kept is None:
-                name = f"{folder}/{layout.file_name(chunk * size)}"
-                payload = self._shards.get(name, layout).payload(chunk % layout.slots)
+                row = chunk * size
+                get = place.payloads.get(row // CHUNK_ROWS) or self._open(place, row)
+                payload = get(chunk % layout.slots)
                 if not self._keep and len(frames) == 1:
                     within, target = frames[0]
                     layout.decode(payload, within, out[target : target + 1])
                     continue
                 # To be kept it is decoded whole; otherwise up to the last frame that is needed.
-                rows = size if self._keep else frames[-1][0] + 1
-                kept = np.empty((rows, *layout.row_shape), layout.dtype)
+                kept = self._room(layout)[: size if self._keep else frames[-1][0] + 1]
                 layout.decode(payload, 0, kept)
                 self._remember((episode, chunk), kept)
             for within, target in frames:
                 out[target] = kept[within]
+
+    def _room(self, layout: Layout) -> np.ndarray:
+        with self._lock:
+            if self._spare and self._spare[-1].shape[1:] == layout.row_shape:
+                return self._spare.pop()
+        return np.empty((layout.chunk_rows, *layout.row_shape), layout.dtype)
 
     def _remember(self, key: tuple[int, int], frames: np.ndarray) -> None:
         if self._keep:
             with self._lock:
                 self._chunks[key] = frames
                 while len(self._chunks) > self._keep:
-                    self._chunks.popitem(last=False)
+                    self._retired.append(self._chunks.popitem(last=False)[1])
 
-    def _place(self, episode: int) -> tuple[Layout, str, int]:
-        place = self._places.get(episode)
-        if place is None:
-            record = self._store.episodes[int(self._episodes[episode])]
-            if self._stream not in record.streams:
-                raise ValueError(
-                    f"episode {int(self._episodes[episode])} (uid {record.uid}) has no stream "
-                    f"{self._stream!r}; it has {', '.join(record.streams)}"
-                )
-            layout = self._store.layout(self._stream, record)
-            place = (layout, array_folder(record, self._stream), record.start)
-            with self._lock:
-                self._places[episode] = place
-                while len(self._places) > 65536:
-                    self._places.popitem(last=False)
+    def _enter(self, episode: int) -> _Place:
+        """Find out where the frames of an episode lie."""
+        record = self._store.episodes[int(self._episodes[episode])]
+        if self._stream not in record.streams:
+            raise ValueError(
+                f"episode {int(self._episodes[episode])} (uid {record.uid}) has no stream "
+                f"{self._stream!r}; it has {', '.join(record.streams)}"
+            )
+        layout = self._store.layout(self._stream, record)
+        decode = layout.decode_single if layout.chunk_rows == 1 else None
+        place = _Place(layout, array_folder(record, self._stream), record.start, decode, {})
+        with self._lock:
+            # Each entry holds files open beyond the cache's count: only so many of them.
+            if len(self._places) >= max(64, self._shards.capacity // 4):
+                self._places.clear()
+            self._places[episode] = place
         return place
+
+    def _open(self, place: _Place, row: int) -> Callable[[int], memoryview]:
+        name = f"{place.folder}/{place.layout.file_name(row)}"
+        payload = self._shards.get(name, place.layout).payload
+        if self._shards.requests is None:  # what was fetched the cache alone may keep
+            place.payloads[row // CHUNK_ROWS] = payload
+        return payload
 
 
 def read_frames(
@@ -184,8 +215,12 @@ def read_frames(
     threads: ThreadPoolExecutor,
     parts: int,
 ) -> None:
-    """Fill one output per reader, the work cut into `parts` equal pieces of which this thread
-    does one."""
+    """Fill one output per reader; one batch at a time.
+
+    The work is cut into `parts` equal pieces, of which this thread does one.
+    """
+    for reader in readers:
+        reader.next_batch()
     pieces = max(1, -(-parts // len(readers)))
     size = max(1, -(-len(plan.wanted) // pieces))
     jobs = [

@@ -7,6 +7,7 @@ Next: `loader.py` (order and batches), `windows.py` (which rows), `frames.py` (d
 """
 
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -94,6 +95,7 @@ class WindowGather:
         """`ram` or `none`, as it was decided."""
         self._resident = self._make_resident()
         self.shards = ShardCache(store.storage)
+        self._loading = self.shards.requests or self.threads
         self.readers = {
             stream: FrameReader(store, stream, self.episodes, self.shards, keep_chunks)
             for stream in self._frame_streams
@@ -104,10 +106,29 @@ class WindowGather:
         self._history = np.arange(1 - spec.history, 1)
         self._allocate = allocate
         self._texts: dict[int, tuple[str, ...]] = {}
+        self._one_batch = threading.Lock()
 
     def close(self) -> None:
         """Stop the threads."""
         self.threads.shutdown(cancel_futures=True)
+        self.shards.close()
+
+    def begin(self, index: Int64[np.ndarray, " batch"]) -> None:
+        """Begin to fetch what the windows `index` need, if it lies in an object store."""
+        if self.shards.requests is None:
+            return
+        episode = self.windows.episodes(index)
+        self.begin_numbers(episode)
+        rows, _ = window_rows(self.windows, index, episode, self._history)
+        flat, owner = rows.reshape(-1), np.repeat(episode, rows.shape[1])
+        plan = FramePlan.of(flat, owner, flat - self.windows.first_rows(owner))
+        for reader in self.readers.values():
+            reader.begin(plan.wanted)
+
+    def begin_numbers(self, episodes: Int64[np.ndarray, " batch"]) -> None:
+        """Begin to load the numbers of these episodes, all streams side by side."""
+        for resident in self._resident.values():
+            resident.begin(episodes, self._loading)
 
     def gather(
         self, index: Int64[np.ndarray, " batch"], out: Buffers, draw: tuple[int, ...] = (0,)
@@ -115,8 +136,9 @@ class WindowGather:
         """The windows `index`, in `out` (as `buffers` made them). `draw` seeds what is drawn."""
         spec, windows = self.spec, self.windows
         episode = windows.episodes(index)
+        self.begin_numbers(episode)
         for resident in self._resident.values():
-            resident.ensure(episode, self.threads)
+            resident.ensure(episode, self._loading)
         future, is_pad = window_rows(windows, index, episode, self._offsets)
         past = index[:, None]
         if spec.history > 1:
@@ -131,8 +153,11 @@ class WindowGather:
             flat = past.reshape(-1)
             owner = np.repeat(episode, past.shape[1])
             plan = FramePlan.of(flat, owner, flat - windows.first_rows(owner))
+            for reader in self.readers.values():
+                reader.begin(plan.wanted)
             outs = [out[name].reshape(-1, *out[name].shape[2:]) for name in self.readers]
-            read_frames(list(self.readers.values()), plan, outs, self.threads, self._parts)
+            with self._one_batch:
+                read_frames(list(self.readers.values()), plan, outs, self.threads, self._parts)
 
         def observed(stream: str) -> np.ndarray:
             return out[stream] if spec.history > 1 else out[stream][:, 0]
@@ -159,10 +184,9 @@ class WindowGather:
         if language == "instruction":
             return tuple([texts[position][0] for position in positions])
         if language == "paraphrases":
-            draws = np.random.default_rng(draw).random(len(positions))
-            return tuple(
-                texts[p][int(d * len(texts[p]))] for p, d in zip(positions, draws, strict=True)
-            )
+            choices = [texts[position] for position in positions]
+            draws = np.random.default_rng(draw).random(len(positions)).tolist()
+            return tuple([c[int(d * len(c))] for c, d in zip(choices, draws, strict=True)])
         steps = (index - self.windows.first_rows(episode)).tolist()
         return tuple(self._subgoal(p, s) for p, s in zip(positions, steps, strict=True))
 

@@ -27,6 +27,10 @@ _POSITIONS_AHEAD = 8192
 """Places in the order computed at once: it costs the same for one batch as for a hundred."""
 
 
+_WINDOWS_AHEAD = 256
+"""Windows whose chunks are on their way from an object store before their batch is prepared."""
+
+
 class WindowLoader(Iterator[Batch]):
     """Shuffled batches without end; every window once per epoch, an incomplete last batch dropped.
 
@@ -70,7 +74,9 @@ class WindowLoader(Iterator[Batch]):
         self.store, self.batch_size, self.seed = store, batch_size, seed
         self.rank, self.world_size, self.prefetch, self.mode = rank, world_size, prefetch, mode
         self.spec = WindowSpec(spec) if isinstance(spec, int) else spec
-        keep = 2 * pool if mode == "clip" else 0
+        # The blocks of a pool, with what their histories reach back to, and those that the last
+        # batch of a pool has of the next one.
+        keep = pool * (1 if self.spec.history == 1 else 2) + batch_size if mode == "clip" else 0
         self.gather = WindowGather(
             store,
             self.spec,
@@ -97,7 +103,9 @@ class WindowLoader(Iterator[Batch]):
         """Batches given out since the first epoch began."""
         self._begun = 0
         """Batches given out or being prepared."""
-        self._order: tuple[int, RandomOrder | BlockOrder] | None = None
+        self._begun_ahead = 0
+        """Batches of which chunks were begun to be fetched from an object store."""
+        self._orders: dict[int, RandomOrder | BlockOrder] = {}
         self._ahead: tuple[int, int, np.ndarray] = (-1, 0, np.empty(0, np.int64))
 
     @property
@@ -150,7 +158,8 @@ class WindowLoader(Iterator[Batch]):
         self._pending.clear()
         self.seed = int(state["seed"])
         self._taken = self._begun = int(state["epoch"]) * len(self) + int(state["position"])
-        self._order, self._ahead = None, (-1, 0, np.empty(0, np.int64))
+        self._orders, self._fetched_pools, self._begun_ahead = {}, set(), 0
+        self._ahead = (-1, 0, np.empty(0, np.int64))
 
     def close(self) -> None:
         """Stop the threads."""
@@ -174,38 +183,60 @@ class WindowLoader(Iterator[Batch]):
             self._ahead = (epoch, first, windows)
         if self.mode == "stream":
             self._fetch(epoch, position * size, (position + 1) * size)
+        elif self.gather.shards.requests is not None:
+            self._look_ahead(number, windows[(position - first) * size :])
         begin = (position - first) * size
         return windows[begin + self.rank : begin + size : self.world_size]
 
+    def _look_ahead(self, number: int, windows: np.ndarray) -> None:
+        """Begin to fetch chunks of the batches from `number` on; `windows` are theirs."""
+        size = self.batch_size * self.world_size
+        batches = min(1 + _WINDOWS_AHEAD // self.batch_size, len(windows) // size)
+        for ahead in range(max(self._begun_ahead - number, 0), batches):
+            chosen = windows[ahead * size + self.rank : (ahead + 1) * size : self.world_size]
+            self.gather.begin(chosen)
+        self._begun_ahead = number + batches
+
     def _order_of(self, epoch: int) -> RandomOrder | BlockOrder:
-        if self._order is None or self._order[0] != epoch:
+        if epoch not in self._orders:
             if self._blocks is None:
                 order = RandomOrder(len(self.windows), self.seed, epoch)
             else:
                 order = BlockOrder(self._blocks, len(self.windows), self._pool, self.seed, epoch)
-            self._order = (epoch, order)
-        return self._order[1]
+            self._orders = {e: o for e, o in self._orders.items() if e == epoch - 1}
+            self._orders[epoch] = order
+        return self._orders[epoch]
 
     def _fetch(self, epoch: int, start: int, stop: int) -> None:
         """Fetch the files of the pools that hold these positions, and begin with the pool after."""
         order = self._order_of(epoch)
+        assert isinstance(order, BlockOrder)
+        last = order.pool_at(stop - 1)
+        wanted = [(epoch, pool) for pool in range(order.pool_at(start), last + 1)]
+        wanted.append((epoch, last + 1) if last + 1 < order.pools else (epoch + 1, 0))
+        # Of the pool before, some windows may be in the batches that are being prepared.
+        self.gather.shards.capacity = 3 * self._pool * max(1, len(self.gather.readers))
+        for key in wanted:
+            if key not in self._fetched_pools:
+                self._fetch_pool(*key)
+        self._fetched_pools = set(wanted)
+
+    def _fetch_pool(self, epoch: int, pool: int) -> None:
+        order = self._order_of(epoch)
         assert isinstance(order, BlockOrder) and self._blocks is not None
-        last = min(order.pool_at(stop - 1) + 1, order.pools - 1)
-        for pool in range(order.pool_at(start), last + 1):
-            if (epoch, pool) in self._fetched_pools:
-                continue
-            self._fetched_pools = {(e, p) for e, p in self._fetched_pools if e == epoch}
-            self._fetched_pools.add((epoch, pool))
-            blocks = order.blocks_of(pool)
-            first = self._blocks[blocks]
-            ends = np.append(self._blocks[1:], len(self.windows))[blocks]
-            episodes = self.windows.episodes(first)
-            begins = self.windows.first_rows(episodes)
-            self.gather.shards.capacity = 3 * len(blocks) * max(1, len(self.gather.readers))
+        blocks = order.blocks_of(pool)
+        first = self._blocks[blocks]
+        ends = np.append(self._blocks[1:], len(self.windows))[blocks]
+        episodes = self.windows.episodes(first)
+        begins = self.windows.first_rows(episodes)
+        spans = zip(episodes.tolist(), first - begins, ends - begins - 1, strict=True)
+        for episode, a, b in spans:
+            # In the order in which they will be needed: an episode's numbers with its frames.
+            if self.gather.shards.requests is not None:
+                self.gather.begin_numbers(np.array([episode]))
             for reader in self.gather.readers.values():
-                for episode, a, b in zip(episodes, first - begins, ends - begins - 1, strict=True):
-                    for name, layout in reader.files(int(episode), int(a), int(b)):
-                        self.gather.threads.submit(self.gather.shards.get, name, layout)
+                for name, layout in reader.files(episode, int(a), int(b)):
+                    self.gather.shards.begin(name, layout)
 
 
 def _blocks(lengths: np.ndarray, steps: int) -> Int64[np.ndarray, " blocks"]:

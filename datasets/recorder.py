@@ -17,8 +17,8 @@ Next: `recorder_form.py` (what a step must be), `recorder_threads.py` (what the 
 `writer.py` (whole episodes).
 """
 
+import math
 import os
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,7 +28,7 @@ from jaxtyping import Shaped
 
 from .episode_check import check_labels
 from .recorder_form import Form, Row, Rows
-from .recorder_queue import BlockQueue, Discard, Ending, Finish, Run
+from .recorder_queue import BlockQueue, Discard, Ending, Finish, Run, SensorQueue, copy_frame
 from .recorder_threads import RecorderThreads
 from .schema import Subgoal, unknown_name
 from .writer import Writer
@@ -42,10 +42,10 @@ _BLOCK_SAMPLES = 64
 class RecorderConfig:
     """How much may wait, and who works it off."""
 
-    queue_steps: int = 64
-    """Steps that fit into the queue: how long coding and the disk may be behind. Memory of a step:
-    its frames, as they come. Rounded up to whole blocks, of 8 steps or of the frames that the
-    image codec takes together, and to three of them."""
+    queue_s: float = 2.0
+    """How long coding and the disk may be behind. At 30 Hz with four cameras of 480 x 640 these
+    are 60 steps of 3.7 MB. Rounded up to whole blocks, of 8 steps or of the frames that the image
+    codec takes together, and to three of them."""
     queue_samples: int = 8192
     """Samples of each sensor that fit; they wait for the steps before them."""
     coders: int = 2
@@ -53,14 +53,6 @@ class RecorderConfig:
 
 
 DEFAULT_CONFIG = RecorderConfig()
-
-
-class _SensorQueue:
-    def __init__(self, queue: BlockQueue) -> None:
-        self.queue = queue
-        self.run: Run | None = None
-        # Between the thread of the sensor and `begin` and `end`; held for microseconds.
-        self.lock = threading.Lock()
 
 
 class Recorder:
@@ -82,9 +74,10 @@ class Recorder:
         self._form = Form(writer.embodiment, streams or {}, sensors or {})
         layouts = self._form.layouts(writer.codec_of)
         chunk = max((layouts[name].chunk_rows for name in self._form.frames), default=1)
-        self._queue = BlockQueue(self._form.step, max(_BLOCK_STEPS, chunk), config.queue_steps)
+        steps = math.ceil(config.queue_s * writer.embodiment.control_hz)
+        self._queue = BlockQueue(self._form.step, max(_BLOCK_STEPS, chunk), steps)
         self._sensors = {
-            name: _SensorQueue(BlockQueue(parts, _BLOCK_SAMPLES, config.queue_samples))
+            name: SensorQueue(BlockQueue(parts, _BLOCK_SAMPLES, config.queue_samples))
             for name, parts in self._form.samples.items()
         }
         self._run: Run | None = None
@@ -164,9 +157,9 @@ class Recorder:
             return False
         arrays, row = block.arrays, block.rows
         for name, frame in images.items():
-            arrays[f"images/{name}"][row] = frame
+            copy_frame(frame, arrays[f"images/{name}"][row])
         for name, frame in depth.items():
-            arrays[f"depth/{name}"][row] = frame
+            copy_frame(frame, arrays[f"depth/{name}"][row])
         for name, value in streams.items():
             arrays[name][row] = value
             if name.endswith("time_ns"):
@@ -285,7 +278,7 @@ class Recorder:
         return run
 
     def _submit_steps(self, run: Run) -> None:
-        run.fullest_queue = max(run.fullest_queue, self._queue.waiting_rows)
+        run.fullest_queue = max(run.fullest_queue, self._queue.fullness)
         block = self._queue.take()
         if block is not None:
             self._threads.submit(block)

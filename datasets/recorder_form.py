@@ -111,8 +111,14 @@ class Form:
 
 def _check_declared(what: str, name: str, kind: Rows) -> None:
     check_name(what, name)
-    if np.dtype(kind.dtype).kind not in "biuf":
+    try:
+        dtype = np.dtype(kind.dtype)
+    except TypeError as error:
+        raise ValueError(f"{what} {name!r}: {error}; say it as numpy does, 'float32'") from error
+    if dtype.kind not in "biuf":
         raise ValueError(f"{what} {name!r} has type {kind.dtype}; only numbers can be stored")
+    if dtype.name != kind.dtype:  # a byte order, or one type under two names
+        raise ValueError(f"{what} {name!r} has type {kind.dtype!r}; say {dtype.name!r}")
 
 
 def _check_names(what: str, got: Mapping[str, object], expected: Mapping[str, Rows]) -> None:

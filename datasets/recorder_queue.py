@@ -9,12 +9,14 @@ takes and gives in one step.
 Next: `recorder.py` (the caller's side), `recorder_threads.py` (the other side).
 """
 
+import threading
 from collections import deque
 from collections.abc import Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
+from jaxtyping import Shaped
 
 from .recorder_form import Rows
 from .schema import Subgoal
@@ -33,8 +35,7 @@ class Run:
     dropped_steps: int = 0
     samples: dict[str, int] = field(default_factory=dict)
     dropped_samples: dict[str, int] = field(default_factory=dict)
-    fullest_queue: int = 0
-    """Most steps that waited at once."""
+    fullest_queue: float = 0.0
     last_time_ns: dict[str, int] = field(default_factory=dict)
     unwanted: bool = False
     """Aborted: what still waits need not be coded."""
@@ -102,9 +103,34 @@ class BlockQueue:
         return block
 
     @property
-    def waiting_rows(self) -> int:
-        """Rows that are not stored yet, counting whole blocks."""
-        return (self.blocks - len(self.free)) * self.rows_per_block
+    def fullness(self) -> float:
+        """Share of the blocks that are filling or wait to be stored."""
+        return (self.blocks - len(self.free)) / self.blocks
+
+
+class SensorQueue:
+    """What a sensor with a rate of its own has given."""
+
+    def __init__(self, queue: BlockQueue) -> None:
+        self.queue = queue
+        self.run: Run | None = None
+        # Between the thread of the sensor and `begin` and `end`; held for microseconds.
+        self.lock = threading.Lock()
+
+
+def copy_frame(
+    frame: Shaped[np.ndarray, "height width *channels"],
+    place: Shaped[np.ndarray, "height width *channels"],
+) -> None:
+    """Copy a frame into a block (contiguous) without giving up the interpreter lock.
+
+    A copy by numpy gives it up and has to wait until it is given back; at 200 Hz that doubles the
+    99th percentile of `add_step`. Keeping it costs the other threads 0.1 ms.
+    """
+    if frame.flags.c_contiguous:
+        memoryview(place.reshape(-1))[:] = memoryview(frame.reshape(-1))
+    else:
+        place[...] = frame
 
 
 @dataclass(frozen=True)
@@ -119,8 +145,8 @@ class Recorded:
     """By sensor."""
     dropped_samples: dict[str, int]
     """By sensor, where any was."""
-    fullest_queue: int
-    """Most steps that waited to be stored; `RecorderConfig.queue_steps` of them fit."""
+    fullest_queue: float
+    """Most of the queue of steps that was in use at once; 1.0 is all of it."""
 
 
 class Ending:
