@@ -16,7 +16,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from .commits import Add, Change, Delete, EpisodeRecord, Move, Op, Undo
+from .commits import Add, Change, Commit, Delete, EpisodeRecord, Forget, Move, Op, Undo
+from .episode_table import EpisodeTable
 from .image_codec import EncodedFrames, joined
 from .schema import Episode, Sensor, Subgoal
 from .store import Store
@@ -114,7 +115,8 @@ def join(writer: Writer, store: Store, episodes: Sequence[int], reencode: bool =
 def undo(writer: Writer, store: Store, number: int | None = None) -> int:
     """Make a commit count no more: number `number`, or the last edit. Gives the new number.
 
-    Undoing an undo brings the edit back. Raises ValueError if there is nothing to undo.
+    Undoing an undo brings the edit back. Raises ValueError if there is nothing to undo, or if it
+    would need an episode that was forgotten.
     """
     log = {commit.number: commit for commit in store.log}
     if number is None:
@@ -129,7 +131,27 @@ def undo(writer: Writer, store: Store, number: int | None = None) -> int:
         raise ValueError(
             f"commit {number} moved arrays (pack); that changes nothing but their place"
         )
+    _refuse_forgotten(store, log, number)
     return writer.commit([Undo(number)])
+
+
+def _refuse_forgotten(store: Store, log: dict[int, Commit], number: int) -> None:
+    """Undoing a split, say, takes its parts away; the whole must be there to take their place."""
+    gone = {uid for c in log.values() for op in c.ops if isinstance(op, Forget) for uid in op.uids}
+    if not gone:
+        return
+    kept = [
+        replace(c, ops=tuple(op for op in c.ops if not isinstance(op, Forget)))
+        for c in log.values()
+    ]
+    after = EpisodeTable().with_commits([*kept, Commit(max(log) + 1, "", "", (Undo(number),))])
+    missing = sorted(gone & {record.uid for record in after})
+    if missing:
+        raise ValueError(
+            f"{store.location}: commit {number} cannot be undone any more: the arrays of "
+            f"{len(missing)} episodes it would bring back (first {missing[0]}) were given up by "
+            "`ulna data gc`"
+        )
 
 
 def _is_edit(ops: Sequence[Op]) -> bool:

@@ -49,6 +49,9 @@ def collect_garbage(
             f"{store.location}: the log is not whole, so nothing may be removed; see `ulna data "
             "verify`"
         )
+    # A commit of a writer that was killed may be seen and not be on the disk yet; nothing may be
+    # removed in the name of a log that a power cut takes back.
+    store.storage.sync([commits.FOLDER])
     live = {record.uid for record in store.episodes}
     every = _all_records(store)
     deleted = [record for record in every if record.uid not in live]

@@ -144,6 +144,7 @@ class Layout:
             codec = codec_from_zarr(codecs) if image else None
             layout = Layout(dtype, row_shape, codec, chunk_rows, file_rows, sharded)
             expected = layout.metadata(content["shape"][0])
+            expected["attributes"] = content["attributes"]  # a checksum, which `verify` compares
             differing = sorted(key for key in expected if expected[key] != content.get(key))
         except (ValueError, KeyError, IndexError, TypeError) as error:
             raise DamagedData(f"is not the metadata of one of our arrays: {error!r}") from error

@@ -157,9 +157,8 @@ class RecorderThreads:
         """Where a stream of an episode grows; a sensor that gives nothing has none."""
         streams = self._streams.setdefault(run, {})
         if name not in streams:
-            if not self._segment:
-                writer = self._writer
-                self._segment = new_segment(writer.storage, writer.embodiment, self._layouts)
+            if not streams:
+                self._keep_segment()
             streams[name] = GrowingStream(
                 self._writer.storage,
                 f"segments/{self._segment}/{name}",
@@ -169,6 +168,14 @@ class RecorderThreads:
                 self._disk,
             )
         return streams[name]
+
+    def _keep_segment(self) -> None:
+        """Have a segment to write to. Once all its episodes are packed, `gc` removes one that was
+        long left alone."""
+        storage = self._writer.storage
+        if not (self._segment and storage.exists(f"segments/{self._segment}/zarr.json")):
+            self._segment = new_segment(storage, self._writer.embodiment, self._layouts)
+            self._next_row = dict.fromkeys(self._layouts, 0)
 
     def _finish(self, order: Finish) -> None:
         run, ending = order.run, order.ending

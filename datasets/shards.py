@@ -174,10 +174,12 @@ class ShardCache:
             raise
         with self._lock:
             self._chunk_bytes += len(payload)
-            while self._chunk_bytes > CHUNK_BYTES_KEPT and len(self._chunks) > 1:
-                _, oldest = self._chunks.popitem(last=False)
-                if oldest.done() and oldest.exception() is None:
-                    self._chunk_bytes -= len(oldest.result())
+            while self._chunk_bytes > CHUNK_BYTES_KEPT:
+                oldest = next(iter(self._chunks))
+                if not self._chunks[oldest].done():
+                    break  # this one, or another that somebody waits for
+                future = self._chunks.pop(oldest)
+                self._chunk_bytes -= 0 if future.cancelled() else len(future.result())
         return payload
 
     def _fetch_whole(self, name: str, layout: Layout) -> Shard:

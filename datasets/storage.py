@@ -28,7 +28,7 @@ class FileFacts:
     name: str
     size: int
     modified_s: float
-    """Seconds since 1970."""
+    """When it got its content or its newest name; seconds since 1970."""
 
 
 @runtime_checkable
@@ -116,7 +116,11 @@ class LocalFolder:
                 raise FileExistsError(errno.EEXIST, "exists", name) from error
 
     def make_folder(self, name: str) -> None:
+        # Nobody else syncs the folders around the store.
+        missing = [] if name else [p for p in self.path.absolute().parents if not p.exists()]
         (self.path / name).mkdir(parents=True, exist_ok=True)
+        for folder in missing:
+            durable.sync_folder(folder.parent)
 
     def sync(self, folders: Iterable[str]) -> None:
         for folder in folders:
@@ -142,9 +146,9 @@ class LocalFolder:
                     facts = path.stat()
                 except FileNotFoundError:
                     continue  # a writer's temporary file, gone meanwhile
-                yield FileFacts(
-                    path.relative_to(self.path).as_posix(), facts.st_size, facts.st_mtime
-                )
+                # A second name for an old file is new: `pack` makes some, and commits them later.
+                changed = max(facts.st_mtime, facts.st_ctime)
+                yield FileFacts(path.relative_to(self.path).as_posix(), facts.st_size, changed)
 
     def remove_empty_folders(self, folder: str, older_than_s: float) -> None:
         oldest = time.time() - older_than_s

@@ -15,6 +15,7 @@ Next: `writer.py` (adding episodes), `loader.py` (batches for training), `verify
 
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -123,11 +124,11 @@ class Store:
             last = numbers[-1] if numbers else base.number
             version = last if self.version is None else self.version
             damaged, later = [], []
-            for number in numbers:
-                try:
-                    later.append(_as_of(self._commit(number), version))
-                except DamagedData as error:
-                    damaged.append(str(error))
+            for commit in self._read_commits(numbers):
+                if isinstance(commit, Commit):
+                    later.append(_as_of(commit, version))
+                else:
+                    damaged.append(str(commit))
             reached = min(undone(later), default=base.number + 1)
             # An undo that reaches back before the checkpoint: fold again from an older one; and
             # so if the checkpoint turns out to be damaged.
@@ -227,9 +228,21 @@ class Store:
             self.record(int(outside[0]))
         return chosen
 
-    def _commit(self, number: int) -> Commit:
+    def _read_commits(self, numbers: Sequence[int]) -> list[Commit | DamagedData]:
+        """These commits, or what is wrong with them."""
+        unknown = [number for number in numbers if number not in self._commits]
+        if len(unknown) < 2 or isinstance(self.storage, LocalFolder):
+            return [self._commit(number) for number in numbers]
+        # A request takes tens of milliseconds, and there may be a thousand.
+        with ThreadPoolExecutor(32, "ulna-log") as threads:
+            return list(threads.map(self._commit, numbers))
+
+    def _commit(self, number: int) -> Commit | DamagedData:
         if number not in self._commits:
-            self._commits[number] = commits.read(self.storage, number)
+            try:
+                self._commits[number] = commits.read(self.storage, number)
+            except DamagedData as error:
+                return error
         return self._commits[number]
 
     def record(self, episode_index: int) -> EpisodeRecord:

@@ -9,6 +9,7 @@ from typing import Any
 
 from . import commits
 from .schema import Embodiment
+from .sealed_json import check_zarr, seal_zarr
 from .storage import LocalFolder, Storage
 from .strict_json import decode, encode
 
@@ -17,9 +18,7 @@ FORMAT_VERSION = 2
 
 def group_metadata(**attributes: Any) -> bytes:
     """The `zarr.json` of a Zarr v3 group."""
-    return json.dumps(
-        {"zarr_format": 3, "node_type": "group", "attributes": attributes}, indent=1
-    ).encode()
+    return seal_zarr({"zarr_format": 3, "node_type": "group", "attributes": attributes})
 
 
 def create_header(storage: Storage, embodiment: Embodiment) -> bool:
@@ -55,8 +54,12 @@ def read_header(storage: Storage) -> tuple[Embodiment, str]:
             f"there is no store at {path}.{exists} Make one with: ulna collect TASK --out {path}"
         )
     try:
-        header = json.loads(storage.read("zarr.json"))["attributes"]["ulna"]
+        data = storage.read("zarr.json")
+        attributes = json.loads(data)["attributes"]
+        header = attributes["ulna"]
         version = header["version"]
+        if "crc32c" in attributes:  # some early stores lack it; `verify` says so
+            check_zarr(data, "zarr.json")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"{storage.location} is not an Ulna store: its zarr.json is missing or not ours "

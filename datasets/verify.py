@@ -10,12 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from . import commits
+from .checkpoint_file import checkpoint_numbers
 from .chunks import DamagedData
 from .commits import EpisodeRecord
 from .durable import TEMPORARY_PREFIX
-from .episode_table import EpisodeTable, newest_checkpoint
+from .episode_table import EpisodeTable, load_checkpoint
 from .problem import Problem
 from .record_reader import array_folder
+from .sealed_json import check_zarr
 from .store import Store
 from .strict_json import encode
 
@@ -58,7 +60,7 @@ def describe(store: Store) -> dict[str, Any]:
 
 def verify(store: Store, threads: int = 4) -> list[Problem]:
     """Read everything and compare it with the log; an empty list means all is well."""
-    problems = _check_log(store) + _check_rows(store)
+    problems = _check_log(store) + _check_groups(store) + _check_rows(store)
     with ThreadPoolExecutor(threads, "ulna-verify") as pool:
         for found in pool.map(
             lambda index: _check_episode(store, index), range(len(store.episodes))
@@ -68,25 +70,49 @@ def verify(store: Store, threads: int = 4) -> list[Problem]:
 
 
 def _check_log(store: Store) -> list[Problem]:
-    problems = [
-        Problem("error", f"commit record {text}; its episodes cannot be found")
-        for text in store.damaged_commits
-    ]
+    problems, log = [], []
     numbers = commits.numbers(store.storage)
+    for number in numbers:
+        try:
+            log.append(commits.read(store.storage, number))
+        except DamagedData as error:
+            where = "only a checkpoint still knows its episodes: keep the folder checkpoints"
+            if str(error) in store.damaged_commits:
+                where = "its episodes cannot be found"
+            problems.append(Problem("error", f"commit record {error}; {where}"))
     missing = sorted(set(range(numbers[-1] + 1)) - set(numbers)) if numbers else []
     if missing:
         problems.append(Problem("error", f"commit records {missing} are missing from the log"))
-    newest = newest_checkpoint(store.storage)
-    if newest.number >= 0 and not problems:
-        log = [c for c in store.log if c.number <= newest.number]
+    if problems:
+        return problems
+    for number in checkpoint_numbers(store.storage):
+        folded = [commit for commit in log if commit.number <= number]
         try:
-            same = list(newest.table) == list(EpisodeTable().with_commits(log))
-            what = "tells other episodes than the log"
-        except DamagedData as error:
+            kept = load_checkpoint(store.storage, number)
+            same = list(kept) == list(EpisodeTable().with_commits(folded))
+            what = f"the checkpoint of commit {number} tells other episodes than the log"
+        except (DamagedData, FileNotFoundError) as error:
             same, what = False, str(error)
         if not same:
-            message = f"the checkpoint of commit {newest.number} {what}; delete checkpoints/"
-            problems.append(Problem("error", message))
+            problems.append(Problem("error", f"{what}; delete the folder checkpoints"))
+    return problems
+
+
+def _check_groups(store: Store) -> list[Problem]:
+    """The metadata that belongs to no one episode: of the store and of the segments."""
+    parts = {
+        parent.as_posix()
+        for record in store.episodes
+        for name in record.streams
+        for parent in PurePosixPath(array_folder(record, name)).parents
+    } | {"segments"}
+    problems = []
+    for folder in sorted(parts - {"."}) + [""]:
+        name = str(PurePosixPath(folder, "zarr.json"))
+        try:
+            check_zarr(store.storage.read(name), name)
+        except (DamagedData, OSError) as error:
+            problems.append(Problem("error", str(error)))
     return problems
 
 
@@ -158,8 +184,10 @@ def _check_numbers(store: Store, name: str, rows: np.ndarray, report: Any) -> No
 def _array_too_short(store: Store, record: EpisodeRecord, name: str) -> str:
     """What is wrong with the length of an array: other readers of the store depend on it."""
     start, rows = record.extent(name)
-    metadata = json.loads(store.storage.read(f"{array_folder(record, name)}/zarr.json"))
-    length = metadata["shape"][0]
+    file = f"{array_folder(record, name)}/zarr.json"
+    data = store.storage.read(file)
+    check_zarr(data, file)
+    length = json.loads(data)["shape"][0]
     if length < start + rows:
         return f"the array has {length} rows, the episode ends at {start + rows}"
     return ""

@@ -33,6 +33,7 @@ from .image_codec import EncodedFrames, ImageCodec, Jpeg
 from .layout import CHUNK_ROWS, Layout
 from .record_reader import payloads_crc32c
 from .schema import Embodiment, Episode
+from .sealed_json import seal_zarr
 from .storage import Storage, open_storage
 from .store import Store
 from .store_header import group_metadata, read_header
@@ -78,6 +79,9 @@ class Writer:
         """`image_codec`: for all cameras, or one per camera name. `tool`: what the log calls us."""
         self.storage = open_storage(location) if isinstance(location, Path | str) else location
         self.embodiment, _ = read_header(self.storage)
+        # Whoever made the store, or the last commits, may have been killed before the names were
+        # on the disk; who goes on from there relies on them.
+        self.storage.sync(["", commits.FOLDER])
         self.tool = tool
         self.image_codec = image_codec
         self.episodes_added = 0
@@ -269,8 +273,10 @@ class Writer:
     def _segment(self, streams: dict[str, Prepared]) -> _Segment:
         """The segment for episodes with these streams; made when first needed."""
         signature = tuple((name, stream.layout) for name, stream in streams.items())
-        if signature in self._segments:
-            return self._segments[signature]
+        known = self._segments.get(signature)
+        # Once all its episodes are packed, `gc` removes a segment that was long left alone.
+        if known is not None and self.storage.exists(f"segments/{known.name}/zarr.json"):
+            return known
         name = new_segment(self.storage, self.embodiment, streams)
         self._segments[signature] = _Segment(name, dict.fromkeys(streams, 0))
         return self._segments[signature]
@@ -337,7 +343,7 @@ def _write_stream(storage: Storage, folder: str, stream: Prepared, start: int) -
 
 def array_metadata_bytes(layout: Layout, rows: int) -> bytes:
     """The `zarr.json` of an array."""
-    return json.dumps(layout.metadata(rows), indent=1).encode()
+    return seal_zarr(layout.metadata(rows))
 
 
 def new_uid(record: EpisodeRecord) -> str:

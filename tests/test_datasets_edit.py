@@ -274,10 +274,25 @@ def test_gc_keeps_what_can_be_undone_and_what_is_young(store: Store, writer: Wri
     freed = collect_garbage(writer, store, forget_deleted=True, grace_s=0.0)
     assert freed.forgotten == 4 and list(store.path.rglob("c.*")) == []
     assert os.listdir(store.path / "segments") == ["zarr.json"]
-    undo(writer, store, store.last_commit)
+    with pytest.raises(ValueError, match="cannot be undone any more.*4 episodes.*given up"):
+        undo(writer, store)
     assert len(Store.open(store.path).episodes) == 0, "what was forgotten stays away"
     writer.add_episode(full_episode(50))  # the writer makes itself a new segment if it must
     store.refresh()
+    whole(store)
+
+
+def test_undo_takes_nothing_away_for_an_episode_that_is_forgotten(store: Store, writer: Writer):
+    split(writer, store, 0, [12])
+    collect_garbage(writer, store, forget_deleted=True, grace_s=0.0)
+    store.refresh()
+    assert len(store.episodes) == 5
+    with pytest.raises(ValueError, match="1 episodes it would bring back"):
+        undo(writer, store)  # the parts would go, and the whole has no record any more
+    relabel(writer, store, [0], task="other")
+    undo(writer, store)  # later edits have nothing to do with it
+    store.refresh()
+    assert len(store.episodes) == 5
     whole(store)
 
 

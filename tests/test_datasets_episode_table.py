@@ -162,7 +162,7 @@ def assert_says(table: EpisodeTable, expected: list[EpisodeRecord]) -> None:
 
 
 @given(choose=st.randoms(use_true_random=False), length=st.integers(1, 14))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 def test_the_fold_says_what_the_rules_say(choose: random.Random, length: int):
     log = random_log(choose, length)
     assert_says(EpisodeTable().with_commits(log), oracle(log))
@@ -172,7 +172,7 @@ def test_the_fold_says_what_the_rules_say(choose: random.Random, length: int):
 
 @given(choose=st.randoms(use_true_random=False), length=st.integers(2, 14))
 @settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_checkpoints_at_any_place_change_nothing(
     fast_path: Path, choose: random.Random, length: int
@@ -202,7 +202,7 @@ def test_checkpoints_at_any_place_change_nothing(
 
 
 @given(choose=st.randoms(use_true_random=False), size=st.integers(0, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_table_grown_from_rows_finds_every_episode(choose: random.Random, size: int):
     numbers = choose.sample(range(200), size)
     # Few tasks and seeds: many episodes have the same and their uids decide.
@@ -316,7 +316,7 @@ def test_a_flipped_bit_in_a_checkpoint_never_changes_what_is_read(store: Store):
     expected = expected_of(range(10))
     choose = random.Random(0)
     told = passed_over = 0
-    for _ in range(150):
+    for _ in range(70):
         bit = choose.randrange(8 * len(data))
         changed = bytearray(data)
         changed[bit // 8] ^= 1 << bit % 8
@@ -332,7 +332,7 @@ def test_a_flipped_bit_in_a_checkpoint_never_changes_what_is_read(store: Store):
             told += 1
         except TypeCheckError:  # beartype looked at an item of the table, which raised that
             told += 1
-    assert told > 30 and passed_over > 3
+    assert told > 15 and passed_over > 2
 
 
 @pytest.mark.parametrize(
@@ -425,13 +425,15 @@ def test_writers_leave_a_checkpoint_when_it_is_due(fast_path: Path):
 def test_the_rest_behind_a_checkpoint_grows_slowly():
     for episodes in (0, 1000, 60_000, 10**6, 10**8):
         due = next(n for n in range(10**6) if checkpoint_is_due(n, episodes))
-        assert CHECKPOINT_OPS <= due <= max(CHECKPOINT_OPS, 4 * int(np.sqrt(episodes)))
+        assert CHECKPOINT_OPS <= due <= max(CHECKPOINT_OPS, 2 * int(np.sqrt(episodes)))
 
 
-def test_seeds_beyond_64_bits_are_refused_where_they_are_added(fast_path: Path):
-    # A checkpoint keeps seeds as int64; a log that it cannot hold would never get one.
-    table = EpisodeTable().with_commits([Commit(0, "", "", (Add(record(0, seed=2**62)),))])
-    assert EpisodeTable(table.checkpoint_rows())[0].seed == 2**62
+def test_large_and_negative_seeds_keep_their_order():
+    seeds = [-(2**63), -1, 0, 2**53 + 1, 2**53 + 2, 2**63 - 1]
+    adds = tuple(Add(record(n, seed=seed)) for n, seed in enumerate(reversed(seeds)))
+    table = EpisodeTable().with_commits([Commit(0, "", "", adds[:3])])
+    table = EpisodeTable(table.checkpoint_rows()).with_commits([Commit(1, "", "", adds[3:])])
+    assert [episode.seed for episode in table] == seeds
 
 
 def test_the_record_is_plain_json_in_the_checkpoint(store: Store):
