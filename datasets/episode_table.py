@@ -20,7 +20,7 @@ Next: `checkpoint_file.py` (the file), `store.py`.
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import isqrt
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from jaxtyping import Int64
@@ -34,7 +34,14 @@ from .storage import Storage
 CHECKPOINT_OPS = 1000
 
 
-class EpisodeTable(Sequence[EpisodeRecord]):
+if TYPE_CHECKING:
+    _Records = Sequence[EpisodeRecord]
+else:
+    # beartype would look at an item wherever a table is passed, and reading one may raise.
+    _Records = Sequence
+
+
+class EpisodeTable(_Records):
     """Episodes in order; a record is made when it is asked for."""
 
     def __init__(self, base: CheckpointRows | None = None) -> None:
@@ -190,7 +197,7 @@ def checkpoint_is_due(operations: int, episodes: int) -> bool:
     Reading the log at each start costs 20 us per operation, writing a checkpoint 1 us per episode:
     waiting longer as the store grows keeps both small.
     """
-    return operations >= max(CHECKPOINT_OPS, 2 * isqrt(episodes))
+    return operations >= max(CHECKPOINT_OPS, isqrt(episodes))
 
 
 def _file_name(number: int) -> str:

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from ulna.datasets import durable
+from ulna.datasets.chunks import DamagedData
+from ulna.datasets.episode_table import load_checkpoint
 from ulna.datasets.garbage import collect_garbage
 from ulna.datasets.image_codec import Lossless
 from ulna.datasets.pack import pack
@@ -209,6 +211,25 @@ def test_a_flipped_bit_of_metadata_is_found_and_named(tmp_path: Path):
     header.write_bytes(header.read_bytes().replace(b'"control_hz": 20.0', b'"control_hz": 28.0'))
     with pytest.raises(ValueError, match="zarr.json.*checksum"):
         Store.open(store.path)
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_found_or_changes_nothing(tmp_path: Path):
+    """Arrow trusts much of what a file says; no bit may end the process or give other episodes."""
+    store = small_store(tmp_path / "s.zarr")
+    checkpoint(store.storage, always=True)
+    number = store.last_commit
+    (path,) = (store.path / "checkpoints").iterdir()
+    intact, known = path.read_bytes(), list(store.episodes)
+    found = 0
+    for bit in range(0, 8 * len(intact), 8 * len(intact) // 300):
+        flipped = bytearray(intact)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        try:
+            assert list(load_checkpoint(store.storage, number)) == known
+        except DamagedData:
+            found += 1
+    assert found > 200
 
 
 def test_a_damaged_record_behind_a_checkpoint_is_not_blamed_on_the_checkpoint(tmp_path: Path):

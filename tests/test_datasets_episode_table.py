@@ -14,7 +14,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from jaxtyping import TypeCheckError
 
 from ulna.datasets import commits
 from ulna.datasets.checkpoint_file import load_rows
@@ -172,7 +171,7 @@ def test_the_fold_says_what_the_rules_say(choose: random.Random, length: int):
 
 @given(choose=st.randoms(use_true_random=False), length=st.integers(2, 14))
 @settings(
-    max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 def test_checkpoints_at_any_place_change_nothing(
     fast_path: Path, choose: random.Random, length: int
@@ -330,8 +329,6 @@ def test_a_flipped_bit_in_a_checkpoint_never_changes_what_is_read(store: Store):
         except DamagedData as error:
             assert "delete the folder checkpoints" in str(error)
             told += 1
-        except TypeCheckError:  # beartype looked at an item of the table, which raised that
-            told += 1
     assert told > 15 and passed_over > 2
 
 
@@ -425,7 +422,7 @@ def test_writers_leave_a_checkpoint_when_it_is_due(fast_path: Path):
 def test_the_rest_behind_a_checkpoint_grows_slowly():
     for episodes in (0, 1000, 60_000, 10**6, 10**8):
         due = next(n for n in range(10**6) if checkpoint_is_due(n, episodes))
-        assert CHECKPOINT_OPS <= due <= max(CHECKPOINT_OPS, 2 * int(np.sqrt(episodes)))
+        assert CHECKPOINT_OPS <= due <= max(CHECKPOINT_OPS, int(np.sqrt(episodes)))
 
 
 def test_large_and_negative_seeds_keep_their_order():

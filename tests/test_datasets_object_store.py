@@ -236,15 +236,16 @@ def test_clips_are_fetched_by_the_chunk(remote: ObjectStore, tmp_path: Path):
 def test_chunks_kept_in_memory_are_bounded(
     both: tuple[Store, Store], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(shards, "CHUNK_BYTES_KEPT", 20_000)
-    loader = WindowLoader(both[1], WindowSpec(4), 4, seed=0, cache="none", prefetch=0)
-    for _ in range(2 * len(loader)):
+    monkeypatch.setattr(shards, "CHUNK_BYTES_KEPT", 10_000)
+    spec = WindowSpec(4, cameras=("front",))
+    loader = WindowLoader(both[1], spec, 4, seed=0, cache="none", prefetch=0)
+    for _ in range(len(loader)):
         next(loader)
     cache = loader.gather.shards
     wait(list(cache._chunks.values()))
     kept = sum(len(future.result()) for future in cache._chunks.values())
     loader.close()
-    assert 0 < kept < 40_000 < cache.fetched_bytes
+    assert 0 < kept < 20_000 < cache.fetched_bytes
     assert cache._chunk_bytes == kept
 
 
