@@ -32,9 +32,10 @@ def an_episode(seed: int) -> Episode:
     generator = np.random.default_rng(seed)
     episode = synthetic_episode(ROBOT, seed, STEPS)
     times = np.arange(STEPS) * 50_000_000 + seed * 10**10
+    numbers = {name: episode.streams[name] for name in ("state", "action")}
     return replace(
         episode,
-        streams=episode.streams | {"time_ns": times},
+        streams=numbers | {"time_ns": times},
         depth={"front": generator.integers(0, 2000, (STEPS, 8, 8), np.uint16)},
         sensors={"force": Sensor(times + 1, generator.normal(size=(STEPS, 3)))},
     )
@@ -76,10 +77,9 @@ def record_whole(disk: SimulatedDisk) -> None:
 
 
 def record_steps(disk: SimulatedDisk) -> None:
-    shapes = {"simulator_state": Rows("float64", (9,))}
     sensors = {"force": Rows("float64", (3,))}
     config = RecorderConfig(coders=1)
-    with Writer(disk, CODEC) as writer, Recorder(writer, shapes, sensors, config) as recorder:
+    with Writer(disk, CODEC) as writer, Recorder(writer, None, sensors, config) as recorder:
         for seed in (20, 21):
             episode = an_episode(seed)
             force = episode.sensors["force"]
