@@ -89,8 +89,9 @@ class FrameReader:
 
     def next_batch(self) -> None:
         """Say that nobody reads any more what was decoded before: its memory may be used again."""
-        with self._lock:
-            self._spare, self._retired = self._retired, []
+        if self._keep:
+            with self._lock:
+                self._spare, self._retired = self._retired, []
 
     def read(
         self,
@@ -215,7 +216,7 @@ def read_frames(
     threads: ThreadPoolExecutor,
     parts: int,
 ) -> None:
-    """Fill one output per reader; one batch at a time.
+    """Fill one output per reader; one batch at a time if the readers keep chunks.
 
     The work is cut into `parts` equal pieces, of which this thread does one.
     """

@@ -10,6 +10,7 @@ import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -106,7 +107,8 @@ class WindowGather:
         self._history = np.arange(1 - spec.history, 1)
         self._allocate = allocate
         self._texts: dict[int, tuple[str, ...]] = {}
-        self._one_batch = threading.Lock()
+        # What is decoded for one batch and kept for the next must not be decoded by two at once.
+        self._one_batch = threading.Lock() if keep_chunks else nullcontext()
 
     def close(self) -> None:
         """Stop the threads."""

@@ -7,6 +7,7 @@ are for the device.
 Next: `gather.py` (one batch), `shuffle.py` (the order), `mixture.py` (several stores).
 """
 
+import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -53,7 +54,7 @@ class WindowLoader(Iterator[Batch]):
         world_size: int = 1,
         mode: Mode = "random",
         cache: Cache = "auto",
-        prefetch: int = 1,
+        prefetch: int = 2,
         threads: int | None = None,
         pool: int = 128,
         allocate: Allocate = np.empty,
@@ -63,8 +64,9 @@ class WindowLoader(Iterator[Batch]):
         `spec`: a number stands for the horizon of a plain WindowSpec. `mode`: the order (see
         `shuffle.py`): `random`; `clip`, blocks of 8 steps, for video; `stream`, blocks of a whole
         shard, fetched ahead, for object stores. `pool`: blocks that are shuffled together.
-        `prefetch` batches are prepared ahead by a thread; with 0, `next` itself prepares them.
-        `cache`, `threads`, `allocate`: see `WindowGather`.
+        `prefetch` batches are prepared ahead, several at a time by a thread each where there are
+        cores for it; with 0, `next` itself prepares them. `threads`: of all that decode (None: one
+        per core). `cache`, `allocate`: see `WindowGather`.
         """
         if batch_size < 1 or not 0 <= rank < world_size or prefetch < 0 or pool < 1:
             raise ValueError(
@@ -74,6 +76,10 @@ class WindowLoader(Iterator[Batch]):
         self.store, self.batch_size, self.seed = store, batch_size, seed
         self.rank, self.world_size, self.prefetch, self.mode = rank, world_size, prefetch, mode
         self.spec = WindowSpec(spec) if isinstance(spec, int) else spec
+        threads = threads or os.cpu_count() or 1
+        # A batch to a thread: handing over parts of one costs more than many a part. What is kept
+        # of one batch for the next, as with video, asks for one at a time.
+        workers = 1 if mode == "clip" else max(1, min(prefetch, threads))
         # The blocks of a pool, with what their histories reach back to, and those that the last
         # batch of a pool has of the next one.
         keep = pool * (1 if self.spec.history == 1 else 2) + batch_size if mode == "clip" else 0
@@ -82,7 +88,7 @@ class WindowLoader(Iterator[Batch]):
             self.spec,
             episodes,
             "none" if mode == "stream" else cache,
-            threads,
+            -(-threads // workers),
             keep,
             allocate,
         )
@@ -97,7 +103,7 @@ class WindowLoader(Iterator[Batch]):
         self._pool = pool
         self._fetched_pools: set[tuple[int, int]] = set()
         self._ring: list[Buffers] = [self.gather.buffers(batch_size) for _ in range(prefetch + 2)]
-        self._thread = ThreadPoolExecutor(1, "ulna-loader") if prefetch else None
+        self._thread = ThreadPoolExecutor(workers, "ulna-loader") if prefetch else None
         self._pending: deque[Future[Batch]] = deque()
         self._taken = 0
         """Batches given out since the first epoch began."""
@@ -119,11 +125,12 @@ class WindowLoader(Iterator[Batch]):
 
     def __next__(self) -> Batch:
         if self._thread is None:
-            batch = self._prepare(self._begun)
+            batch = self._prepare(self._begun, self._indices(self._begun))
             self._begun += 1
         else:
             while len(self._pending) <= self.prefetch:
-                self._pending.append(self._thread.submit(self._prepare, self._begun))
+                indices = self._indices(self._begun)
+                self._pending.append(self._thread.submit(self._prepare, self._begun, indices))
                 self._begun += 1
             batch = self._pending.popleft().result()
         self._taken += 1
@@ -167,12 +174,13 @@ class WindowLoader(Iterator[Batch]):
             self._thread.shutdown(cancel_futures=True)
         self.gather.close()
 
-    def _prepare(self, number: int) -> Batch:
+    def _prepare(self, number: int, indices: np.ndarray) -> Batch:
         """The batch `number`, counted from the first epoch."""
         buffers = self._ring[number % len(self._ring)]
-        return self.gather.gather(self._indices(number), buffers, (self.seed, number, self.rank))
+        return self.gather.gather(indices, buffers, (self.seed, number, self.rank))
 
     def _indices(self, number: int) -> np.ndarray:
+        """Windows of the batch `number`; asked in order, by the thread that calls `next`."""
         epoch, position = divmod(number, len(self))
         size = self.batch_size * self.world_size
         known, first, windows = self._ahead

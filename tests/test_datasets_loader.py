@@ -121,8 +121,8 @@ def test_a_batch_stays_until_the_second_next(store: Store, prefetch: int):
         kept = copied(batch)
         buffers.add(batch.state.ctypes.data)
         next(loader)
-        if loader._thread is not None:
-            loader._thread.submit(int).result()  # everything prepared ahead has been written
+        for prepared in loader._pending:
+            prepared.result()  # everything prepared ahead has been written
         assert_same(copied(batch), kept)
     assert len(buffers) <= prefetch + 2
 

@@ -118,7 +118,8 @@ def try_cuts(
 def goes_on(folders: Folders) -> None:
     """Writing on such a disk works, and what it does is safe."""
     disk = SimulatedDisk.of(folders)
-    create_header(disk, ROBOT) if not disk.exists("zarr.json") else None
+    if not disk.exists("zarr.json"):
+        create_header(disk, ROBOT)
     with Writer(disk, CODEC) as writer:
         uid = writer.add_episode(an_episode(99))
     left = SimulatedDisk.of(disk.begin.after(disk.journal).safe)
@@ -174,7 +175,12 @@ def test_a_killed_program_then_another_one_then_a_power_cut(first: Work, then: W
         possible = [state_of(left), *states(disk.journal[place:])[:1]]
         then(left)
         promised = done[-1] if done else begin
-        assert try_cuts(left, promised, possible) > 1
+        journal = left.journal
+        if then is clear_only:
+            # Its writer may be older than the commit that was cut short, and have synced before.
+            assert {type(event) for event in journal[:2]} == {Synced}
+            journal = journal[2:]
+        assert try_cuts(left, promised, possible, journal) > 1
 
 
 def test_without_any_one_sync_something_is_lost():
