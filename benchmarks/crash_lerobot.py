@@ -9,6 +9,7 @@ Next: `crash.py`.
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -58,7 +59,9 @@ def kill_lerobot(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         "kept": kept,
         "lost": acknowledged - kept,
         "unreadable": sum(bool(facts["error"]) for facts in found),
-        "errors": sorted({facts["error"] for facts in found if facts["error"]}),
+        "errors": sorted(
+            {re.sub(r"https?://\S+", "(address)", fact["error"]) for fact in found if fact["error"]}
+        ),
     }
 
 
