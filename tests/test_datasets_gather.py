@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -196,8 +197,9 @@ def test_a_mixture_keeps_its_shares_and_resumes(tmp_path: Path):
         Source(stores[1], WindowSpec(9, history=2, streams=("simulator_state",)), 1.0),
     ]
 
-    def mixture(**changes) -> Mixture:  # noqa: ANN003
-        return Mixture(sources, **({"batch_size": 12, "seed": 5, "threads": 2} | changes))
+    def mixture(**changes: Any) -> Mixture:
+        settings: dict[str, Any] = {"batch_size": 12, "seed": 5, "threads": 2} | changes
+        return Mixture(sources, **settings)
 
     def content(parts) -> list[np.ndarray]:  # noqa: ANN001
         return [part.batch.streams["simulator_state"].copy() for part in parts]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from ulna.datasets import gather as gather_file
-from ulna.datasets.image_codec import Lossless
 from ulna.datasets.gather import WindowSpec
+from ulna.datasets.image_codec import Lossless
 from ulna.datasets.loader import WindowLoader
 from ulna.datasets.schema import Batch, Episode
 from ulna.datasets.store import Store

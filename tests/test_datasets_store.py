@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import zarr
 
-from ulna.datasets.image_codec import Clip, ImageCodec, Jpeg, Lossless
-from ulna.datasets.schema import Camera, Episode, Sensor, Subgoal
+from ulna.datasets.image_codec import ImageCodec, Lossless
+from ulna.datasets.schema import Episode
 from ulna.datasets.store import Store
 from ulna.datasets.synthetic import synthetic_embodiment, synthetic_episode
 from ulna.datasets.writer import Writer

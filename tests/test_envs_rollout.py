@@ -115,7 +115,7 @@ def test_collected_set_does_not_depend_on_workers_or_interruptions(tmp_path: Pat
     path, env = tmp_path / "demo.zarr", make_env("lift")
     wild = Noise(drift=0.8, fumble_probability=0.05)  # some fail, so that later waves are needed
     mine: list[Episode] = []
-    while sum(episode.success for episode in mine) < 4:
+    while sum(bool(episode.success) for episode in mine) < 4:
         mine.append(collect_episode(env, 400_000 + len(mine), wild))
     env.close()
     expected = [episode for episode in mine if episode.success]
