@@ -45,11 +45,11 @@ def main(repeats: int = 7, episodes: int = 20, data: Path | None = None) -> None
         # torchcodec finds its FFmpeg only through the environment of a new process.
         where = {**environment("lerobot", folder, None), "ULNA_CLIPS": "1"}
         raise SystemExit(subprocess.run([sys.executable, *sys.argv], env=where).returncode)
-    benchmark = Benchmark("clips")
+    benchmark = Benchmark("clips", quick=False)
     raw = read_raw(folder).first(episodes)
     store = Store.open(folder / "ulna_clip.zarr")
     place = {(e.task, e.seed): index for index, e in enumerate(store.episodes)}
-    chosen = [place[key] for key in zip(raw.tasks, raw.seeds, strict=True)]
+    chosen = [place[key] for key in zip(raw.tasks, raw.seeds, strict=True)][: len(raw.lengths)]
     figures, ratios, lines = {}, {}, []
     for camera in CAMERAS:
         truth = read_raw(folder).frames(camera)[: raw.steps]
