@@ -160,7 +160,7 @@ class _CollectWorker:
         episode = collect_episode(self._env, seed, self._noise)
         if episode.success:
             self._writer.add_episode(episode)
-        return episode.success, episode.steps
+        return bool(episode.success), episode.steps
 
     def close(self) -> None:
         self._writer.close()
