@@ -1,5 +1,8 @@
 """States drawn anew equal what the simulator itself draws."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import h5py
@@ -11,29 +14,34 @@ from ulna.datasets.schema import Camera
 from ulna.datasets.store import Store
 from ulna.envs.render_states import render_states, with_own_assets
 
+RECORD = """
+import sys
+import numpy as np
+import robosuite
+
+env = robosuite.make(
+    "Lift", "Panda", has_renderer=False, camera_names="agentview", camera_heights=64,
+    camera_widths=64,
+)
+env.reset()
+states, frames = [], []
+for step in range(4):
+    observed, *_ = env.step(np.sin(np.arange(env.action_dim) + step))
+    states.append(env.sim.get_state().flatten())
+    frames.append(observed["agentview_image"][::-1])
+np.savez(sys.argv[1], model=env.sim.model.get_xml(), states=states, frames=frames)
+"""
+
 
 @pytest.fixture(scope="module")
-def recorded() -> tuple[str, np.ndarray, np.ndarray]:
-    """Model, states and frames of a few steps of stock robosuite."""
-    import robosuite
-
-    env = robosuite.make(
-        "Lift",
-        "Panda",
-        has_renderer=False,
-        camera_names="agentview",
-        camera_heights=64,
-        camera_widths=64,
-    )
-    env.reset()
-    states, frames = [], []
-    for step in range(4):
-        observed, *_ = env.step(np.sin(np.arange(env.action_dim) + step))
-        states.append(env.sim.get_state().flatten())
-        frames.append(observed["agentview_image"][::-1])
-    model = env.sim.model.get_xml()
-    env.close()
-    return model, np.array(states), np.array(frames)
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, np.ndarray, np.ndarray]:
+    """Model, states and frames of a few steps of stock robosuite, in a process of its own: it and
+    our renderer each make a GL context current and know nothing of the other's."""
+    path = tmp_path_factory.mktemp("recorded") / "steps.npz"
+    environment = {**os.environ, "MUJOCO_GL": "egl"}
+    subprocess.run([sys.executable, "-c", RECORD, str(path)], env=environment, check=True)
+    with np.load(path) as found:
+        return str(found["model"]), found["states"], found["frames"]
 
 
 def test_frames_are_those_of_the_simulator(recorded: tuple[str, np.ndarray, np.ndarray]):
