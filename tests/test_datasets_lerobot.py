@@ -255,8 +255,9 @@ def test_video_with_few_keyframes_is_encoded_anew_and_said(video: Path, tmp_path
     _, encoded = source.episode("000001")
     assert isinstance(encoded["wrist"].codec, Clip) and encoded["front"].codec == Jpeg()
     assert any("observation.images.front" in loss and "keyframe" in loss for loss in source.losses)
-    with av.open(str(path)) as file:  # what the video shows; how good it is the encoder decides
-        frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    file = av.open(str(path))  # what the video shows; how good it is the encoder decides
+    frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
+    file.close()
     shown = np.stack(frames[STEPS[0] : STEPS[0] + STEPS[1]]).astype(int)
     assert np.abs(encoded["front"].decode().astype(int) - shown).mean() < 4
 
