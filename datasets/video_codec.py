@@ -195,6 +195,8 @@ def _decoded(
 ) -> Generator[VideoFrame]:
     """Frames in the order of showing. Every thread keeps one decoder per codec and size."""
     context = _kept(_decoder, codec, *size)
+    # A stream that does not name its colours would be given those of the clip before it.
+    context.colorspace, context.color_range = _UNSAID, 0
     try:
         for packet in packets:
             yield from context.decode(av.Packet(cast(bytes, packet.data)))

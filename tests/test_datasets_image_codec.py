@@ -105,9 +105,8 @@ def test_threads_get_the_same_pixels(frames: np.ndarray) -> None:
             assert np.array_equal(got, expected)
 
 
-@pytest.mark.parametrize("matrix", [1, 5])
-@pytest.mark.parametrize("full", [False, True])
-def test_colour_is_read_as_the_stream_says(tmp_path: Path, matrix: int, full: bool) -> None:
+def colour_error(path: Path, matrix: int, full: bool, said: bool = True) -> int:
+    """Largest error of a video of four colours; `said`: it names its matrix and range."""
     colours = np.array([[200, 40, 60], [40, 180, 90], [50, 70, 210], [128, 128, 128]], np.uint8)
     frames = np.tile(colours.repeat(16, 0)[None, None], (4, 64, 1, 1))
     red, green, blue = np.moveaxis(frames[0].astype(float), -1, 0)
@@ -117,22 +116,37 @@ def test_colour_is_read_as_the_stream_says(tmp_path: Path, matrix: int, full: bo
     gain = (1, 1, 0) if full else (219 / 255, 224 / 255, 16)
     planes = [luma * gain[0] + gain[2]] + [plane[::2, ::2] * gain[1] + 128 for plane in chroma]
     flat = np.concatenate([plane.ravel() for plane in planes]).round().astype(np.uint8)
-    with av.open(str(tmp_path / "colour.mp4"), "w") as file:
+    with av.open(str(path), "w") as file:
         stream = file.add_stream("libx264", 30, options={"crf": "1", "g": "4"})
         assert isinstance(stream, av.VideoStream)
         stream.height, stream.width, stream.pix_fmt = 64, 64, "yuv420p"
-        stream.codec_context.colorspace = matrix
-        stream.codec_context.color_range = 2 if full else 1
+        if said:
+            stream.codec_context.colorspace = matrix
+            stream.codec_context.color_range = 2 if full else 1
         for _ in frames:
             picture = av.VideoFrame.from_ndarray(flat.reshape(96, 64), "yuv420p")
-            picture.colorspace, picture.color_range = matrix, 2 if full else 1
+            if said:
+                picture.colorspace, picture.color_range = matrix, 2 if full else 1
             file.mux(stream.encode(picture))
         file.mux(stream.encode(None))
-    chunks = packets_to_chunks(tmp_path / "colour.mp4", 0, 0, 4, 4)
+    chunks = packets_to_chunks(path, 0, 0, 4, 4)
     assert not isinstance(chunks, str)
     decoded = EncodedFrames(Clip(frames=4), 4, 64, 64, tuple(chunks)).decode()
-    middle = np.abs(decoded[:, :, 8::16].astype(int) - frames[:, :, 8::16])
-    assert middle.max() <= 3
+    return int(np.abs(decoded[:, :, 8::16].astype(int) - frames[:, :, 8::16]).max())
+
+
+@pytest.mark.parametrize("matrix", [1, 5])
+@pytest.mark.parametrize("full", [False, True])
+def test_colour_is_read_as_the_stream_says(tmp_path: Path, matrix: int, full: bool) -> None:
+    assert colour_error(tmp_path / "colour.mp4", matrix, full) <= 3
+
+
+@pytest.mark.parametrize("before", [(1, False), (5, True)])
+def test_a_stream_that_says_nothing_is_not_read_as_the_one_before(
+    tmp_path: Path, before: tuple[int, bool]
+) -> None:
+    colour_error(tmp_path / "before.mp4", *before)
+    assert colour_error(tmp_path / "colour.mp4", 5, False, said=False) <= 3
 
 
 @pytest.mark.parametrize("codec", ALL, ids=str)

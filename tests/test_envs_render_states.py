@@ -14,11 +14,15 @@ from ulna.datasets.schema import Camera
 from ulna.datasets.store import Store
 from ulna.envs.render_states import render_states, with_own_assets
 
+# A reset leaves a simulation behind in a reference cycle. Whenever Python collects it, its GL names
+# are deleted in the context that is current, the new one's, and frames become what lay in memory.
 RECORD = """
+import gc
 import sys
 import numpy as np
 import robosuite
 
+gc.disable()
 env = robosuite.make(
     "Lift", "Panda", has_renderer=False, camera_names="agentview", camera_heights=64,
     camera_widths=64,
