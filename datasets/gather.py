@@ -48,14 +48,17 @@ class WindowSpec:
     """Further numeric streams, given as `Batch.streams` at the window's own step."""
     depth: tuple[str, ...] = ()
     """Cameras whose depth frames are given as `Batch.depth`."""
+    future: int = 0
+    """Steps after this one whose frames are given as `Batch.future_images`; 0: none."""
     language: Literal["instruction", "paraphrases", "subgoals"] = "instruction"
     """`paraphrases`: one of the episode's commands, drawn anew each time; `subgoals`: the one that
     holds at the window's step, where there is one."""
 
     def __post_init__(self) -> None:
-        if self.horizon < 1 or self.history < 1:
+        if self.horizon < 1 or self.history < 1 or self.future < 0:
             raise ValueError(
-                f"horizon {self.horizon} and history {self.history} must be at least 1"
+                f"horizon {self.horizon} and history {self.history} must be at least 1, "
+                f"future {self.future} at least 0"
             )
 
 
@@ -105,6 +108,7 @@ class WindowGather:
         """Of the cameras whose frames are not kept in memory."""
         self._offsets = np.arange(spec.horizon)
         self._history = np.arange(1 - spec.history, 1)
+        self._frames = np.append(self._history, spec.future) if spec.future else self._history
         self._allocate = allocate
         self._texts: dict[int, tuple[str, ...]] = {}
         # What is decoded for one batch and kept for the next must not be decoded by two at once.
@@ -121,7 +125,7 @@ class WindowGather:
             return
         episode = self.windows.episodes(index)
         self.begin_numbers(episode)
-        rows, _ = window_rows(self.windows, index, episode, self._history)
+        rows, _ = window_rows(self.windows, index, episode, self._frames)
         flat, owner = rows.reshape(-1), np.repeat(episode, rows.shape[1])
         plan = FramePlan.of(flat, owner, flat - self.windows.first_rows(owner))
         for reader in self.readers.values():
@@ -142,18 +146,23 @@ class WindowGather:
         for resident in self._resident.values():
             resident.ensure(episode, self._loading)
         future, is_pad = window_rows(windows, index, episode, self._offsets)
-        past = index[:, None]
-        if spec.history > 1:
-            past, _ = window_rows(windows, index, episode, self._history)
+        frames = past = index[:, None]
+        if len(self._frames) > 1:
+            frames, _ = window_rows(windows, index, episode, self._frames)
+            past = frames[:, : spec.history]
         for stream, resident in self._resident.items():
             if stream == spec.action_stream:
                 _take(resident.rows, future, out[f"chunk of {stream}"])
             if stream in out:
-                within = index[:, None] if stream in spec.streams else past
+                within = past
+                if stream in spec.streams:
+                    within = index[:, None]
+                elif stream in self._frame_streams:
+                    within = frames
                 _take(resident.rows, within, out[stream])
         if self.readers:
-            flat = past.reshape(-1)
-            owner = np.repeat(episode, past.shape[1])
+            flat = frames.reshape(-1)
+            owner = np.repeat(episode, frames.shape[1])
             plan = FramePlan.of(flat, owner, flat - windows.first_rows(owner))
             for reader in self.readers.values():
                 reader.begin(plan.wanted)
@@ -162,7 +171,7 @@ class WindowGather:
                 read_frames(list(self.readers.values()), plan, outs, self.threads, self._parts)
 
         def observed(stream: str) -> np.ndarray:
-            return out[stream] if spec.history > 1 else out[stream][:, 0]
+            return out[stream][:, : spec.history] if spec.history > 1 else out[stream][:, 0]
 
         return Batch(
             images={name: observed(f"images/{name}") for name in self.cameras},
@@ -172,6 +181,9 @@ class WindowGather:
             instructions=self._instructions(index, episode, draw),
             streams={name: out[name][:, 0] for name in spec.streams},
             depth={name: observed(f"depth/{name}") for name in spec.depth},
+            future_images={
+                name: out[f"images/{name}"][:, -1] for name in self.cameras if spec.future
+            },
         )
 
     def _instructions(
@@ -245,7 +257,7 @@ class WindowGather:
     def buffers(self, size: int) -> Buffers:
         """Arrays for a batch of `size` windows."""
         spec = self.spec
-        steps = {name: spec.history for name in ("state", *self._frame_streams)}
+        steps = {"state": spec.history, **dict.fromkeys(self._frame_streams, len(self._frames))}
         steps |= dict.fromkeys(spec.streams, 1)
         made = {
             name: self._allocate((size, rows, *self._kinds[name][0]), self._kinds[name][1])

@@ -190,6 +190,9 @@ class Batch:
     """Further numeric streams that were asked for."""
     depth: dict[str, UInt16[np.ndarray, "batch *history _ _"]] = field(default_factory=dict)
     """Depth frames that were asked for, in units of `Camera.depth_unit_m`."""
+    future_images: dict[str, UInt8[np.ndarray, "batch _ _ 3"]] = field(default_factory=dict)
+    """Frames `WindowSpec.future` steps after the window's own, if asked for; the last frame of the
+    episode where it ends before."""
 
 
 def unknown_name(kind: str, got: str, known: Iterable[str]) -> ValueError:

@@ -20,7 +20,8 @@ from safetensors.torch import load_file, save_file
 from ..datasets.norm_stats import NormStats
 from ..datasets.schema import Act, Embodiment, unknown_name
 from ..datasets.strict_json import decode, encode
-from .policy import Policy, PolicyConfig
+from .policy import Policy
+from .policy_config import PolicyConfig
 
 FORMAT = 1
 
@@ -98,7 +99,28 @@ def read_json(path: Path) -> object:
         raise ValueError(f"{path} is not JSON: {error}") from error
 
 
-def _load_weights(policy: Policy, path: Path) -> None:
+def load_weights_into(policy: Policy, folder: Path, fresh: tuple[str, ...] = ()) -> None:
+    """Give `policy` the weights of the policy in `folder`, for training on from there.
+
+    Keys that begin with one of `fresh` keep the policy's own values, on either side; everything
+    else is as strict as loading. Statistics (normalisers) are the policy's own: they belong to its
+    data.
+    """
+    if not (folder / "model.safetensors").exists():
+        folder = folder / "policy"
+    own = policy.state_dict()
+    kept = tuple(
+        name for name in own if (fresh and name.startswith(fresh)) or "_normalizer." in name
+    )
+    for beginning in fresh:
+        if not any(name.startswith(beginning) for name in own):
+            raise unknown_name("beginning of weights", beginning, {n.split(".")[0] for n in own})
+    _load_weights(policy, folder / "model.safetensors", kept, fresh)
+
+
+def _load_weights(
+    policy: Policy, path: Path, kept: tuple[str, ...] = (), fresh: tuple[str, ...] = ()
+) -> None:
     if not path.exists():
         raise ValueError(f"{path} does not exist: the policy's weights are missing")
     try:
@@ -106,6 +128,9 @@ def _load_weights(policy: Policy, path: Path) -> None:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file or is cut short: {error}") from error
     expected = policy.state_dict()
+    if kept or fresh:
+        found = {name: x for name, x in found.items() if not (fresh and name.startswith(fresh))}
+        found |= {name: expected[name] for name in kept}
     for key in found:
         if key not in expected:
             raise unknown_name(f"key in {path}", key, expected)

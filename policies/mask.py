@@ -104,4 +104,33 @@ def causal_mask(context: Sequence[str], generated: Sequence[str]) -> Mask:
     return Mask(sight)
 
 
-MASKS = {"prefix": prefix_mask, "joint": joint_mask, "causal": causal_mask}
+def mutual_mask(context: Sequence[str], generated: Sequence[str]) -> Mask:
+    """AKI's modality-mutual attention: as `causal_mask`, and images see the instruction although
+    it comes after them."""
+    sight = {row: dict(columns) for row, columns in causal_mask(context, generated).sight.items()}
+    for row in context:
+        if _is_image(row):
+            sight[row].update({name: "full" for name in context if name == "text"})
+    return Mask(sight)
+
+
+def bidirectional_vision_mask(context: Sequence[str], generated: Sequence[str]) -> Mask:
+    """Croc: as `causal_mask`, and images see one another and themselves in full."""
+    sight = {row: dict(columns) for row, columns in causal_mask(context, generated).sight.items()}
+    images = [name for name in context if _is_image(name)]
+    for row in images:
+        sight[row].update(dict.fromkeys(images, "full"))
+    return Mask(sight)
+
+
+def _is_image(name: str) -> bool:
+    return name == "image" or name.startswith("image.")
+
+
+MASKS = {
+    "prefix": prefix_mask,
+    "joint": joint_mask,
+    "causal": causal_mask,
+    "mma": mutual_mask,
+    "bidirectional_vision": bidirectional_vision_mask,
+}

@@ -1,58 +1,34 @@
 """The trunk: named groups of tokens, a parameter set (expert) per group, one shared attention.
 
-    group     expert     flow time         layer l:  every group: its expert's norm, q k v
-    text      context    -                           all groups:  one attention under the mask
-    image.*   context    -                           every group: its expert's output, FFN
+    group     expert     flow time         joint layer:   every group: its expert's norm, q k v
+    text      context    -                                all groups:  one attention under the mask
+    image.*   context    -                                every group: its expert's output, FFN
     state     context    -
-    action    action     t                           a group with t is modulated by AdaLN-Zero
+    action    action     t_a               private layer: a group meets only its own expert's groups
+    future    future     t_f               a group with t is modulated by AdaLN-Zero
 
-One expert for all groups is a plain transformer (Dita); two are pi0 / LlamaFusion /
-Mixture-of-Transformers; which design it is, is said by the groups and the mask, not by a class.
-Groups no flow time reaches (`Mask.cacheable`) are run once by `context`, and their keys and values
-are kept for all denoising steps. Mask first: `policies/mask.py`; then `policies/process.py`.
+One expert for all groups is a plain transformer (Dita); two are pi0 / LlamaFusion; one per group is
+Mixture-of-Transformers; action and future beside a context are DUST. Which design it is, is said by
+the groups and the mask, not by a class. Groups no flow time reaches (`Mask.cacheable`) are run once
+by `context`, and their keys and values are kept for all denoising steps.
+
+Next: `policies/expert.py` (the layers), `policies/mask.py`, `policies/key_cache.py`,
+`policies/process.py` (what flow time is).
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..datasets.schema import unknown_name
+from .attention import attend, rotate, time_features
+from .expert import Attention, Expert, ExpertLayer, FeedForward, SharedLayer, TrunkConfig
+from .key_cache import Cache
 from .mask import Mask
-
-
-@dataclass(frozen=True)
-class TrunkConfig:
-    width: int = 128
-    """Features per token."""
-    depth: int = 4
-    """Layers."""
-    heads: int = 4
-    ffn_ratio: int = 4
-    """Hidden width of a feed-forward block, in multiples of `width`."""
-
-    def __post_init__(self) -> None:
-        if self.width % self.heads:
-            raise ValueError(
-                f"trunk width {self.width} is not a multiple of its {self.heads} heads; "
-                "choose --policy.trunk.width and --policy.trunk.heads that divide"
-            )
-
-
-@dataclass(frozen=True)
-class Expert:
-    """A parameter set of the trunk."""
-
-    timed: bool = False
-    """Whether its groups carry a flow time."""
-    read: bool = True
-    """Whether the final features of its groups are used. If not, the last layer stops at their
-    keys and values, which is all that others see of them."""
 
 
 @dataclass(frozen=True)
@@ -63,165 +39,79 @@ class Group:
     x: Float[Tensor, "batch tokens width"]
     expert: str = "context"
     """Which parameter set its tokens use."""
-    t: Float[Tensor, " batch"] | None = None
-    """Flow time (0 noise, 1 data); None: clean."""
+    t: Float[Tensor, "batch *tokens"] | None = None
+    """Flow time (0 noise, 1 data) of the group, or of each of its tokens; None: clean."""
+    valid: Bool[Tensor, "batch tokens"] | None = None
+    """Tokens that exist; nobody sees the others. None: all."""
 
     @property
     def length(self) -> int:
         return self.x.shape[1]
 
 
-@dataclass
-class Cache:
-    """Keys and values of the context, `(batch, heads, tokens, head_width)` per layer.
-
-    `reserve` appends room for the live tokens once, so that a denoising loop writes its keys and
-    values in place and nothing grows or is copied from step to step.
-    """
-
-    layout: tuple[tuple[str, int], ...]
-    """`(group, tokens)` in order."""
-    keys: list[Tensor] = field(default_factory=list)
-    values: list[Tensor] = field(default_factory=list)
-    outputs: dict[str, Tensor] = field(default_factory=dict)
-    """Final features of the context groups whose expert is read."""
-    reserved: int = 0
-    """Live tokens there is room for behind the context."""
-
-    @property
-    def tokens(self) -> int:
-        return sum(length for _, length in self.layout)
-
-    def reserve(self, live_tokens: int) -> "Cache":
-        """A copy with room for `live_tokens`. For inference: writing in place has no gradient."""
-
-        def widen(tensors: list[Tensor]) -> list[Tensor]:
-            return [F.pad(tensor.detach(), (0, 0, 0, live_tokens)) for tensor in tensors]
-
-        return Cache(
-            self.layout, widen(self.keys), widen(self.values), self.outputs, reserved=live_tokens
-        )
-
-    def repeat(self, draws: int) -> "Cache":
-        """Each batch row `draws` times in a row: several noise draws share one context."""
-        if draws == 1:
-            return self
-        keys = [tensor.repeat_interleave(draws, dim=0) for tensor in self.keys]
-        values = [tensor.repeat_interleave(draws, dim=0) for tensor in self.values]
-        return Cache(self.layout, keys, values, self.outputs, self.reserved)
-
-
-def time_features(t: Float[Tensor, " batch"], width: int) -> Float[Tensor, "batch width"]:
-    """Sine and cosine of the flow time at periods from 4e-3 to 4 (pi0, arXiv 2410.24164)."""
-    half = width // 2
-    period = 4e-3 * (4.0 / 4e-3) ** torch.linspace(0, 1, half, device=t.device)
-    angle = 2 * math.pi * t.float()[:, None] / period
-    return torch.cat([angle.sin(), angle.cos()], dim=-1)
-
-
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention, `(batch, heads, tokens, features)`.
-
-    While training on a CPU the plain product is used: the fused kernel's backward pass took 8.6
-    times as long there for 16 x 37 tokens in bf16 (torch 2.11). Everywhere else the fused kernel.
-    """
-    if query.device.type != "cpu" or not torch.is_grad_enabled():
-        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    scores = (query @ key.transpose(-1, -2)).float() * query.shape[-1] ** -0.5
-    if mask is not None:
-        scores = scores.masked_fill(~mask, float("-inf"))
-    return scores.softmax(dim=-1).to(value.dtype) @ value
-
-
-class ExpertLayer(nn.Module):
-    """One expert's parameters in one layer: norms, q k v, output, feed-forward, modulation."""
-
-    def __init__(self, config: TrunkConfig, timed: bool, seen_only: bool) -> None:
-        super().__init__()
-        width = config.width
-        self.attention_norm = nn.LayerNorm(width, elementwise_affine=not timed)
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
-        self.seen_only = seen_only
-        if seen_only:
-            self.modulation = None
-            return
-        self.attention_out = nn.Linear(width, width)
-        self.ffn_norm = nn.LayerNorm(width, elementwise_affine=not timed)
-        self.ffn_in = nn.Linear(width, config.ffn_ratio * width)
-        self.ffn_out = nn.Linear(config.ffn_ratio * width, width)
-        # AdaLN-Zero (DiT, arXiv 2212.09748, section 3.2): gates start at zero, layers at identity.
-        self.modulation = nn.Linear(width, 6 * width) if timed else None
-        if self.modulation is not None:
-            nn.init.zeros_(self.modulation.weight)
-            nn.init.zeros_(self.modulation.bias)
-
-    def modulate(self, condition: Tensor | None) -> tuple[Tensor, ...] | None:
-        """(shift, scale, gate) of attention, then of the feed-forward; None for clean groups."""
-        if self.modulation is None or condition is None:
-            return None
-        return self.modulation(condition)[:, None].chunk(6, dim=-1)
-
-    def before_attention(self, x: Tensor, modulation: tuple[Tensor, ...] | None) -> Tensor:
-        normed = self.attention_norm(x)
-        if modulation is not None:
-            normed = normed * (1 + modulation[1]) + modulation[0]
-        return self.qkv(normed)
-
-    def after_attention(
-        self, x: Tensor, attended: Tensor, modulation: tuple[Tensor, ...] | None
-    ) -> Tensor:
-        update = self.attention_out(attended)
-        x = x + (update if modulation is None else modulation[2] * update)
-        normed = self.ffn_norm(x)
-        if modulation is not None:
-            normed = normed * (1 + modulation[4]) + modulation[3]
-        update = self.ffn_out(F.gelu(self.ffn_in(normed), approximate="tanh"))
-        return x + (update if modulation is None else modulation[5] * update)
-
-
 class Trunk(nn.Module):
     """Layers of experts under one attention."""
 
-    def __init__(self, config: TrunkConfig, experts: dict[str, Expert], mask: Mask) -> None:
+    def __init__(
+        self,
+        config: TrunkConfig,
+        experts: dict[str, Expert],
+        mask: Mask,
+        timed: Sequence[str] = (),
+    ) -> None:
+        """`timed`: the groups that will carry a flow time; what sees them cannot be cached."""
         super().__init__()
         self.config = config
         self.mask = mask
+        self.cacheable = mask.cacheable(timed)
+        """Groups that no flow time reaches: run once per control step."""
         self.experts = dict(experts)
+        _check_sharing(self.experts, config)
+        owners = {e.attention_of for e in experts.values()} | {e.ffn_of for e in experts.values()}
+
+        def make(name: str, last: bool) -> ExpertLayer:
+            seen_only = last and not experts[name].read and name not in owners
+            return ExpertLayer(config, experts[name], seen_only)
+
         self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name: ExpertLayer(
-                        config, expert.timed, not expert.read and index == config.depth - 1
-                    )
-                    for name, expert in experts.items()
-                }
-            )
+            nn.ModuleDict({name: make(name, index == config.depth - 1) for name in experts})
             for index in range(config.depth)
         )
+        self.private = nn.ModuleDict(
+            {
+                name: nn.ModuleList(
+                    ExpertLayer(config, expert, False) for _ in range(expert.private_depth)
+                )
+                for name, expert in experts.items()
+                if expert.private_depth
+            }
+        )
+        widths = {name: expert.width or config.width for name, expert in experts.items()}
         self.final_norm = nn.ModuleDict(
-            {name: nn.LayerNorm(config.width) for name, expert in experts.items() if expert.read}
+            {name: nn.LayerNorm(widths[name]) for name, e in experts.items() if e.read}
         )
         self.time_embedding = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(config.width, config.width), nn.SiLU())
+                name: nn.Sequential(nn.Linear(widths[name], widths[name]), nn.SiLU())
                 for name, expert in experts.items()
-                if expert.timed
+                if expert.time == "adaln"
             }
         )
         self._masks: dict[tuple, Tensor | None] = {}
 
-    def context(self, groups: Sequence[Group]) -> Cache:
-        """Run the groups that no flow time reaches, once, and keep their keys and values."""
-        timed = [group.name for group in groups if group.t is not None]
-        cacheable = self.mask.cacheable(timed)
+    def context(self, groups: Sequence[Group], read: bool = True) -> Cache:
+        """Run the groups that no flow time reaches, once, and keep their keys and values.
+
+        `read=False`: nobody wants their final features, so the last layer stops at keys and values.
+        """
         for group in groups:
-            if group.t is not None or group.name not in cacheable:
+            if group.t is not None or group.name not in self.cacheable:
                 raise ValueError(
                     f"group {group.name!r} depends on a flow time and cannot be cached; "
-                    f"cacheable under this mask: {', '.join(cacheable) or 'none'}"
+                    f"cacheable under this mask: {', '.join(self.cacheable) or 'none'}"
                 )
-        cache = Cache(tuple((group.name, group.length) for group in groups))
-        cache.outputs = self._run(groups, None, keep=cache)
+        cache = Cache(tuple((group.name, group.length) for group in groups), valid=_valid(groups))
+        cache.outputs = self._run(groups, None, keep=cache, read=read)
         return cache
 
     def forward(
@@ -229,70 +119,119 @@ class Trunk(nn.Module):
     ) -> dict[str, Float[Tensor, "batch tokens width"]]:
         """Final features, by name, of the groups whose expert is read; `cache` stands for the
         context before them."""
-        if cache is not None and cache.keys[0].shape[0] != groups[0].x.shape[0]:
+        if cache is not None and cache.batch != groups[0].x.shape[0]:
             raise ValueError(
-                f"the cached context has batch {cache.keys[0].shape[0]}, the groups "
+                f"the cached context has batch {cache.batch}, the groups "
                 f"{groups[0].x.shape[0]}; use Cache.repeat for several draws per observation"
             )
         return self._run(groups, cache, keep=None)
 
     def _run(
-        self, groups: Sequence[Group], cache: Cache | None, keep: Cache | None
+        self, groups: Sequence[Group], cache: Cache | None, keep: Cache | None, read: bool = True
     ) -> dict[str, Tensor]:
         """All layers over `groups`, with `cache` before them; keys and values go into `keep`."""
+        config = self.config
         runs = self._merge(groups)
-        live = tuple((group.name, group.length) for group in groups)
-        mask = self._mask(live, (cache.layout if cache else ()) + live, groups[0].x.device)
+        names = [run[0].expert for run in runs]
+        wanted = [read and self.experts[name].read for name in names]
+        mask = self._visible(groups, cache)
+        position = self._positions(groups, cache)
         hidden = [torch.cat([group.x for group in run], dim=1) for run in runs]
         lengths = [x.shape[1] for x in hidden]
         conditions = [self._condition(run[0]) for run in runs]
-        for index in range(self.config.depth):
-            experts = [self._expert(index, run[0].expert) for run in runs]
+        for index in range(config.depth):
+            layers = [self._layer(self.layers[index], name) for name in names]
             modulations = [
-                expert.modulate(condition)
-                for expert, condition in zip(experts, conditions, strict=True)
+                layer.own.modulate(condition)
+                for layer, condition in zip(layers, conditions, strict=True)
             ]
             packed = [
-                expert.before_attention(x, modulation)
-                for expert, x, modulation in zip(experts, hidden, modulations, strict=True)
+                layer.before_attention(x, modulation)
+                for layer, x, modulation in zip(layers, hidden, modulations, strict=True)
             ]
-            query, key, value = rearrange(
-                packed[0] if len(packed) == 1 else torch.cat(packed, dim=1),
-                "batch tokens (three heads features) -> three batch heads tokens features",
-                three=3,
-                heads=self.config.heads,
-            )
+            query, key, value = self._heads(packed, position)
             if keep is not None:
                 keep.keys.append(key)
                 keep.values.append(value)
-            if all(expert.seen_only for expert in experts):
+            last = index == config.depth - 1
+            if last and not any(wanted):
                 return {}
             if cache is not None:
-                key, value = _join(cache, index, key, value)
+                key, value = cache.join(index, key, value)
             attended = rearrange(
-                attend(query, key, value, mask),
+                attend(query, key, value, mask, config.kernel),
                 "batch heads tokens features -> batch tokens (heads features)",
             ).split(lengths, dim=1)
             hidden = [
-                x if expert.seen_only else expert.after_attention(x, part, modulation)
-                for expert, x, part, modulation in zip(
-                    experts, hidden, attended, modulations, strict=True
+                layer.after_attention(x, part, modulation) if want or not last else x
+                for layer, x, part, modulation, want in zip(
+                    layers, hidden, attended, modulations, wanted, strict=True
                 )
             ]
         outputs: dict[str, Tensor] = {}
-        for run, x in zip(runs, hidden, strict=True):
-            if not self.experts[run[0].expert].read:
-                continue
-            parts = self.final_norm[run[0].expert](x).split([group.length for group in run], dim=1)
-            outputs.update({group.name: part for group, part in zip(run, parts, strict=True)})
+        for run, x, condition, want in zip(runs, hidden, conditions, wanted, strict=True):
+            if want:
+                x = self._private(run, x, condition)
+                x = self.final_norm[run[0].expert](x)
+                parts = x.split([group.length for group in run], dim=1)
+                outputs.update({group.name: part for group, part in zip(run, parts, strict=True)})
         return outputs
 
-    def _expert(self, index: int, name: str) -> ExpertLayer:
-        layer = self.layers[index]
+    def _private(self, run: list[Group], x: Tensor, condition: Tensor | None) -> Tensor:
+        """The layers in which the groups of one run see only one another."""
+        name = run[0].expert
+        if not self.experts[name].private_depth:
+            return x
+        mask = self._visible(run, None)
+        position = self._positions(run, None)
+        layers = self.private[name]
+        assert isinstance(layers, nn.ModuleList)
+        for own in layers:
+            assert isinstance(own, ExpertLayer) and own.attention is not None
+            layer = SharedLayer(own, own.attention, own.ffn)
+            modulation = own.modulate(condition)
+            packed = layer.before_attention(x, modulation)
+            query, key, value = self._heads([packed], position)
+            attended = rearrange(
+                attend(query, key, value, mask, self.config.kernel),
+                "batch heads tokens features -> batch tokens (heads features)",
+            )
+            x = layer.after_attention(x, attended, modulation)
+        return x
+
+    def _heads(
+        self, packed: list[Tensor], position: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values `(batch, heads, tokens, features)` of all runs together."""
+        config = self.config
+        tokens = packed[0] if len(packed) == 1 else torch.cat(packed, dim=1)
+        joined = rearrange(
+            tokens,
+            "batch tokens (heads features) -> batch heads tokens features",
+            features=config.features,
+        )
+        query, key, value = joined.split([config.heads, config.key_heads, config.key_heads], dim=1)
+        if position is not None:
+            query = rotate(query, position, config.rope_theta)
+            key = rotate(key, position, config.rope_theta)
+        return query, key, value
+
+    def _layer(self, layer: nn.Module, name: str) -> SharedLayer:
         assert isinstance(layer, nn.ModuleDict)
-        expert = layer[name]
-        assert isinstance(expert, ExpertLayer)
-        return expert
+        own = layer[name]
+        assert isinstance(own, ExpertLayer)
+        attention, ffn = own.attention, own.ffn
+        expert = self.experts[name]
+        if expert.attention_of:
+            owner = layer[expert.attention_of]
+            assert isinstance(owner, ExpertLayer)
+            attention = owner.attention
+        if expert.ffn_of:
+            owner = layer[expert.ffn_of]
+            assert isinstance(owner, ExpertLayer)
+            ffn = owner.ffn
+        assert isinstance(attention, Attention) and (ffn is None or isinstance(ffn, FeedForward))
+        return SharedLayer(own, attention, ffn)
 
     def _merge(self, groups: Sequence[Group]) -> list[list[Group]]:
         """Neighbours with the same parameters and the same time run as one, for larger GEMMs."""
@@ -300,47 +239,114 @@ class Trunk(nn.Module):
         for group in groups:
             if group.expert not in self.experts:
                 raise unknown_name(f"expert of group {group.name!r}", group.expert, self.experts)
-            timed = self.experts[group.expert].timed
-            if (group.t is not None) != timed:
-                expected = "a" if timed else "no"
+            expert = self.experts[group.expert]
+            if expert.time != "tokens" and (group.t is not None) != (expert.time == "adaln"):
+                expected = "a" if expert.time == "adaln" else "no"
                 raise ValueError(
                     f"group {group.name!r}: expert {group.expert!r} expects {expected} flow time"
                 )
-            if group.x.shape[-1] != self.config.width:
+            width = expert.width or self.config.width
+            if group.x.ndim != 3 or group.x.shape[-1] != width:
                 raise ValueError(
-                    f"group {group.name!r}: expected tokens of width {self.config.width}, "
+                    f"group {group.name!r}: expected tokens (batch, tokens, {width}), "
                     f"got shape {tuple(group.x.shape)}"
                 )
-            if runs and runs[-1][0].expert == group.expert and runs[-1][0].t is group.t:
+            if not group.x.is_floating_point():
+                raise ValueError(f"group {group.name!r}: expected floats, got {group.x.dtype}")
+            if group.t is not None and group.t.shape not in (group.x.shape[:1], group.x.shape[:2]):
+                raise ValueError(
+                    f"group {group.name!r}: expected a flow time of shape "
+                    f"{tuple(group.x.shape[:1])} or {tuple(group.x.shape[:2])}, "
+                    f"got {tuple(group.t.shape)}"
+                )
+            if runs and _alike(runs[-1][0], group, expert):
                 runs[-1].append(group)
             else:
                 runs.append([group])
         return runs
 
     def _condition(self, group: Group) -> Tensor | None:
-        if group.t is None:
+        if group.t is None or self.experts[group.expert].time != "adaln":
             return None
-        embedding = self.time_embedding[group.expert]
-        return embedding(time_features(group.t, self.config.width))
+        features = time_features(group.t, self.experts[group.expert].width or self.config.width)
+        condition = self.time_embedding[group.expert](features)
+        return condition[:, None] if group.t.ndim == 1 else condition
 
-    def _mask(self, rows: tuple, columns: tuple, device: torch.device) -> Tensor | None:
-        key = (rows, columns, device)
+    def _positions(self, groups: Sequence[Group], cache: Cache | None) -> Tensor | None:
+        """Place of each token in the sequence, `(1 or batch, tokens)`, for rotary positions."""
+        if self.config.positions != "rotary":
+            return None
+        device = groups[0].x.device
+        steps = torch.arange(sum(group.length for group in groups), device=device)[None]
+        if cache is None:
+            return steps
+        if cache.next_position is not None:
+            return cache.next_position[:, None] + steps
+        return cache.tokens + steps
+
+    def _visible(self, groups: Sequence[Group], cache: Cache | None) -> Tensor | None:
+        """Which of (cached and) live tokens each live token sees; None: all."""
+        live = tuple((group.name, group.length) for group in groups)
+        layout = cache.layout if cache is not None else ()
+        key = (live, layout, groups[0].x.device)
         if key not in self._masks:
-            mask = self.mask.expand(rows, columns)
-            self._masks[key] = None if mask is None else mask.to(device)
-        return self._masks[key]
+            expanded = self.mask.expand(live, layout + live)
+            self._masks[key] = None if expanded is None else expanded.to(groups[0].x.device)
+        mask, valid = self._masks[key], _valid(groups)
+        before = cache.valid if cache is not None else None
+        if valid is None and before is None:
+            return mask
+        rows = groups[0].x.shape[0]
+        tokens = sum(length for _, length in live)
+        if valid is None:
+            valid = torch.ones(rows, tokens, dtype=torch.bool, device=groups[0].x.device)
+        exists = valid
+        if cache is not None:
+            if before is None:
+                before = valid.new_ones(rows, cache.tokens)
+            exists = torch.cat([before, valid], dim=1)
+        seen = exists[:, None, :]
+        if mask is not None:
+            seen = seen & mask
+        # A token that does not exist sees itself, or its softmax over nothing would be NaN.
+        own = torch.eye(tokens, dtype=torch.bool, device=valid.device)
+        own = torch.nn.functional.pad(own, (exists.shape[1] - tokens, 0))
+        return (seen | own)[:, None]
 
 
-def _join(cache: Cache, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """The context's keys and values of layer `index` followed by the live ones."""
-    if cache.reserved == 0:
-        joined_key = torch.cat([cache.keys[index], key], dim=2)
-        return joined_key, torch.cat([cache.values[index], value], dim=2)
-    if key.shape[2] != cache.reserved:
-        raise ValueError(
-            f"the cache has room for {cache.reserved} live tokens, got {key.shape[2]}; "
-            "call Cache.reserve with the right number"
-        )
-    cache.keys[index][:, :, cache.tokens :] = key
-    cache.values[index][:, :, cache.tokens :] = value
-    return cache.keys[index], cache.values[index]
+def _alike(first: Group, second: Group, expert: Expert) -> bool:
+    """Whether two groups may run as one: nothing in the layers tells them apart."""
+    if first.expert != second.expert:
+        return False
+    if expert.time == "tokens":
+        return True
+    return first.t is second.t and (first.t is None or first.t.ndim == 1)
+
+
+def _valid(groups: Sequence[Group]) -> Tensor | None:
+    if all(group.valid is None for group in groups):
+        return None
+    parts = [
+        torch.ones(group.x.shape[:2], dtype=torch.bool, device=group.x.device)
+        if group.valid is None
+        else group.valid
+        for group in groups
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def _check_sharing(experts: dict[str, Expert], config: TrunkConfig) -> None:
+    for name, expert in experts.items():
+        for owner in filter(None, (expert.attention_of, expert.ffn_of)):
+            if owner not in experts:
+                raise unknown_name(f"expert that {name!r} shares with", owner, experts)
+            if experts[owner].attention_of or experts[owner].ffn_of:
+                raise ValueError(f"expert {name!r} shares with {owner!r}, which shares itself")
+            widths = [experts[n].width or config.width for n in (name, owner)]
+            if widths[0] != widths[1]:
+                raise ValueError(
+                    f"expert {name!r} of width {widths[0]} cannot share matrices with {owner!r} "
+                    f"of width {widths[1]}"
+                )
+        if (expert.attention_of or expert.ffn_of) and expert.private_depth:
+            raise ValueError(f"expert {name!r}: private layers are its own; share nothing there")

@@ -1,4 +1,7 @@
-"""Images to tokens: a small encoder trained from scratch that looks *for* what was named.
+"""Images to tokens: which encoder a camera has, and the one that looks *for* what was named.
+
+`make_vision` chooses: key points (below), a small vision transformer or raw patches
+(`policies/vit.py`), a pretrained encoder (`policies/timm_vision.py`). Key points:
 
     image -> overlapping convolutions, each scaled and shifted by the instruction (FiLM)
           -> many attention maps over the image (spatial softmax)
@@ -18,6 +21,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .timm_vision import TimmConfig, TimmVision
+from .vit import PatchConfig, PatchVision, VitConfig, VitVision
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class KeypointVision(nn.Module):
                 "choose --policy.vision.stride or another camera size"
             )
         self.config = config
+        self.tokens = config.tokens
         channels = config.width
         self.stem = nn.Conv2d(
             3, channels, 2 * config.stride, stride=config.stride, padding=config.stride // 2
@@ -110,3 +117,30 @@ class KeypointVision(nn.Module):
         points = torch.cat([2 * where, strength], dim=-1).flatten(1)
         tokens = self.to_trunk(points.to(x.dtype)).unflatten(1, (self.config.tokens, -1))
         return tokens + self.embedding
+
+
+VisionConfig = KeypointVisionConfig | VitConfig | PatchConfig | TimmConfig
+VisionEncoder = KeypointVision | VitVision | PatchVision | TimmVision
+
+
+def make_vision(
+    config: VisionConfig,
+    condition_dim: int,
+    trunk_width: int,
+    height: int,
+    width: int,
+    load_weights: bool = True,
+) -> VisionEncoder:
+    """The encoder of one camera of `height` by `width` pixels; its `tokens` says how many tokens
+    an image becomes. `load_weights=False` leaves pretrained weights unread: for a policy whose own
+    weights are loaded next."""
+    size = (condition_dim, trunk_width, height, width)
+    match config:
+        case KeypointVisionConfig():
+            return KeypointVision(config, *size)
+        case VitConfig():
+            return VitVision(config, *size)
+        case PatchConfig():
+            return PatchVision(config, *size)
+        case TimmConfig():
+            return TimmVision(config, *size, load_weights=load_weights)

@@ -9,11 +9,12 @@ from ulna.datasets.norm_stats import NormStats, stream_stats
 from ulna.datasets.schema import Batch, Camera, Embodiment, Episode, Observation
 from ulna.datasets.store import Store
 from ulna.datasets.writer import Writer
+from ulna.policies.expert import TrunkConfig
 from ulna.policies.image_transforms import AugmentConfig
 from ulna.policies.instruction_tokens import ByteInstructionConfig
-from ulna.policies.policy import Policy, PolicyConfig
+from ulna.policies.policy import Policy
+from ulna.policies.policy_config import PolicyConfig
 from ulna.policies.sampler import SamplerConfig
-from ulna.policies.trunk import TrunkConfig
 from ulna.policies.vision import KeypointVisionConfig
 
 EMBODIMENT = Embodiment(
@@ -45,10 +46,11 @@ def make_stats() -> NormStats:
     return NormStats({"state": state, "action": action}, source="made up", episodes=1)
 
 
-def make_policy(wake: bool = True) -> Policy:
+def make_policy(wake: bool = True, config: PolicyConfig = CONFIG) -> Policy:
     """`wake`: random weights where the policy starts with zeros, so that all inputs matter."""
     torch.manual_seed(0)
-    policy = Policy(CONFIG, EMBODIMENT, make_stats())
+    policy = Policy(config, EMBODIMENT, make_stats())
+    policy.calibrate(make_batch(config.horizon))
     if wake:
         for parameter in policy.parameters():
             if not parameter.any():
@@ -78,6 +80,9 @@ def make_batch(horizon: int, rows: int = 6) -> Batch:
         action_chunk=chunk,
         action_is_pad=is_pad,
         instructions=tuple(INSTRUCTIONS[i % 3] for i in range(rows)),
+        future_images={
+            name: rng.integers(0, 256, (rows, 16, 16, 3), np.uint8) for name in seen[0].images
+        },
     )
 
 

@@ -37,16 +37,16 @@ def edit_weights(folder: Path, edit) -> None:
 
 def test_a_missing_a_surplus_and_a_misshaped_key_are_named(folder: Path):
     original = (folder / "model.safetensors").read_bytes()
-    edit_weights(folder, lambda t: t.pop("action_out.bias"))
-    with pytest.raises(ValueError, match="'action_out.bias' is missing"):
+    edit_weights(folder, lambda t: t.pop("action.leave.bias"))
+    with pytest.raises(ValueError, match="'action.leave.bias' is missing"):
         load_policy(folder)
     (folder / "model.safetensors").write_bytes(original)
-    edit_weights(folder, lambda t: t.update({"action_out.bais": t["action_out.bias"].clone()}))
-    with pytest.raises(ValueError, match="'action_out.bais'. Did you mean 'action_out.bias'"):
+    edit_weights(folder, lambda t: t.update({"action.leave.bais": t["action.leave.bias"].clone()}))
+    with pytest.raises(ValueError, match="'action.leave.bais'. Did you mean 'action.leave.bias'"):
         load_policy(folder)
     (folder / "model.safetensors").write_bytes(original)
-    edit_weights(folder, lambda t: t.update({"action_out.bias": t["action_out.bias"][:1].clone()}))
-    with pytest.raises(ValueError, match=r"'action_out.bias' is torch.float32 \(1,\).*\(3,\)"):
+    edit_weights(folder, lambda t: t.update({"action.leave.bias": t["action.leave.bias"][:1].clone()}))
+    with pytest.raises(ValueError, match=r"'action.leave.bias' is torch.float32 \(1,\).*\(3,\)"):
         load_policy(folder)
     (folder / "model.safetensors").write_bytes(original[:-100])
     with pytest.raises(ValueError, match="cut short"):

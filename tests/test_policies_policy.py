@@ -10,7 +10,8 @@ from policy_helpers import CONFIG, EMBODIMENT, make_batch, make_observation, mak
 
 def test_act_gives_a_chunk_within_the_limits():
     policy = make_policy()
-    torch.nn.init.normal_(policy.action_out.weight, std=5.0)  # far outside without the clamp
+    assert policy.action is not None
+    torch.nn.init.normal_(policy.action.leave.weight, std=5.0)  # far outside without the clamp
     chunk = policy.act(make_observation())
     assert chunk.shape == (policy.config.horizon, EMBODIMENT.action_dim)
     assert chunk.dtype == np.float32
@@ -56,7 +57,8 @@ def test_the_loss_reaches_every_parameter_and_no_tick_past_the_end():
     def keep(_module: torch.nn.Module, _inputs: object, output: torch.Tensor) -> None:
         velocities.append(output)
 
-    policy.action_out.register_forward_hook(keep)
+    assert policy.action is not None
+    policy.action.leave.register_forward_hook(keep)
     loss = policy.loss(batch, torch.Generator().manual_seed(0))
     velocities[0].retain_grad()
     loss.backward()

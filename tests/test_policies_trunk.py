@@ -3,18 +3,20 @@
 import pytest
 import torch
 
+from ulna.policies.attention import attend
+from ulna.policies.expert import Expert, TrunkConfig
 from ulna.policies.mask import causal_mask, joint_mask, prefix_mask
-from ulna.policies.trunk import Expert, Group, Trunk, TrunkConfig, attend
+from ulna.policies.trunk import Group, Trunk
 
 CONFIG = TrunkConfig(width=32, depth=3, heads=4)
 CONTEXT = ["text", "state"]
 TIMES = torch.tensor([0.3, 0.8])
-EXPERTS = {"context": Expert(), "action": Expert(timed=True)}
+EXPERTS = {"context": Expert(), "action": Expert(time="adaln")}
 
 
 def make_trunk(make_mask=prefix_mask, experts=None) -> Trunk:
     torch.manual_seed(0)
-    trunk = Trunk(CONFIG, experts or EXPERTS, make_mask(CONTEXT, ["action"]))
+    trunk = Trunk(CONFIG, experts or EXPERTS, make_mask(CONTEXT, ["action"]), ["action"])
     for parameter in trunk.parameters():  # AdaLN-Zero starts at identity: wake it up
         torch.nn.init.normal_(parameter, std=0.3)
     return trunk.eval()
@@ -46,7 +48,7 @@ def test_cached_context_gives_what_the_joint_pass_gives(make_mask, grad):
 
 def test_an_expert_nobody_reads_stops_at_keys_and_values_and_changes_nothing_else():
     full = make_trunk()
-    short = make_trunk(experts={"context": Expert(read=False), "action": Expert(timed=True)})
+    short = make_trunk(experts={"context": Expert(read=False), "action": Expert(time="adaln")})
     missing = full.state_dict().keys() - short.state_dict().keys()
     assert missing and all(".context." in f".{name}." for name in missing)
     short.load_state_dict({k: v for k, v in full.state_dict().items() if k not in missing})
@@ -116,7 +118,7 @@ def test_refusals():
     context, action = make_groups()
     with pytest.raises(ValueError, match="'action' depends on a flow time"):
         trunk.context([*context, action])
-    with pytest.raises(ValueError, match="group 'text': expected tokens of width 32"):
+    with pytest.raises(ValueError, match="group 'text': expected tokens .batch, tokens, 32."):
         trunk.context([Group("text", torch.zeros(2, 3, 16))])
     with pytest.raises(ValueError, match="unknown expert of group 'text' 'contxt'"):
         trunk.context([Group("text", context[0].x, expert="contxt")])

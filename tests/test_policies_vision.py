@@ -1,34 +1,32 @@
-"""Pixels: the shift against a loop, key points where things are, the words in the features."""
+"""Which encoder a camera has; key points where things are, the words in the features."""
 
 import pytest
 import torch
 
-from ulna.policies.image_transforms import random_shift, to_float
-from ulna.policies.vision import KeypointVision, KeypointVisionConfig
+from ulna.policies.vision import (
+    KeypointVision,
+    KeypointVisionConfig,
+    PatchConfig,
+    TimmConfig,
+    VisionConfig,
+    VitConfig,
+    make_vision,
+)
+
+SMALL: dict[str, VisionConfig] = {
+    "keypoints": KeypointVisionConfig(width=8, blocks=1, maps=4, tokens=2),
+    "vit": VitConfig(width=16, depth=2, heads=2),
+    "vit_separate_pooled": VitConfig(overlap=False, width=16, depth=1, heads=2, pool=2),
+    "vit_blind": VitConfig(film=False, width=16, depth=1, heads=2),
+    "patch": PatchConfig(),
+    "timm": TimmConfig(model="test_convnext", weights="none", frozen=False, image_size=64),
+}
+BLIND = ("vit_blind", "patch")  # what the instruction does not reach
 
 
 def make_encoder() -> KeypointVision:
     torch.manual_seed(0)
     return KeypointVision(KeypointVisionConfig(width=8, maps=16, tokens=3), 4, 16, 32, 48)
-
-
-def test_random_shift_equals_a_loop_over_pixels():
-    images = torch.randint(0, 256, (3, 8, 6, 3), dtype=torch.uint8)
-    shifted, offset = random_shift(images, 2, torch.Generator().manual_seed(0))
-    assert offset.any()
-    for i in range(3):
-        dx, dy = round(float(offset[i, 0]) * 6 / 2), round(float(offset[i, 1]) * 8 / 2)
-        for y in range(8):
-            for x in range(6):
-                source = images[i, min(max(y - dy, 0), 7), min(max(x - dx, 0), 5)]
-                assert torch.equal(shifted[i, y, x], source)
-
-
-def test_to_float_spans_minus_one_to_one_channels_first():
-    image = torch.tensor([0, 255, 51], dtype=torch.uint8).expand(1, 2, 4, 3)
-    floats = to_float(image)
-    assert floats.shape == (1, 3, 2, 4)
-    assert torch.allclose(floats[0, :, 0, 0], torch.tensor([-1.0, 1.0, -0.6]))
 
 
 def test_key_points_follow_the_thing_and_the_shift_is_taken_off_again():
@@ -65,3 +63,45 @@ def test_the_condition_changes_what_is_seen():
 def test_refuses_images_that_do_not_divide_by_the_stride():
     with pytest.raises(ValueError, match="30x48 do not divide by the stride 4"):
         KeypointVision(KeypointVisionConfig(), 4, 16, 30, 48)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_encoder_gives_its_tokens_and_learns_with_every_parameter(name):
+    torch.manual_seed(0)
+    encoder = make_vision(SMALL[name], 4, 16, 32, 48)
+    images = torch.rand(3, 3, 32, 48) * 2 - 1
+    condition = torch.randn(3, 4, requires_grad=True)
+    shift = torch.tensor([[0.1, -0.1], [0.0, 0.0], [-0.05, 0.2]])
+    tokens = encoder(images, condition, shift)
+    assert tokens.shape == (3, encoder.tokens, 16)
+    assert torch.isfinite(tokens).all()
+    tokens.square().sum().backward()
+    silent = [
+        key
+        for key, parameter in encoder.named_parameters()
+        if parameter.requires_grad and (parameter.grad is None or not parameter.grad.any())
+    ]
+    assert silent == []
+    for parameter in encoder.parameters():  # wake what starts at zero
+        torch.nn.init.normal_(parameter.data, std=0.2) if not parameter.any() else None
+    encoder.eval()
+    other = encoder(images, -condition, shift)
+    changed = (other - encoder(images, condition, shift)).abs().max() > 1e-5
+    assert bool(changed) == (name not in BLIND)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_a_row_does_not_depend_on_its_neighbours(name):
+    torch.manual_seed(0)
+    encoder = make_vision(SMALL[name], 4, 16, 32, 48).eval()
+    images, condition = torch.rand(3, 3, 32, 48) * 2 - 1, torch.randn(3, 4)
+    together = encoder(images, condition)
+    assert torch.allclose(together[1:2], encoder(images[1:2], condition[1:2]), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["keypoints", "vit", "patch", "timm"])
+def test_a_shift_of_nothing_is_no_shift(name):
+    encoder = make_vision(SMALL[name], 4, 16, 32, 48).eval()
+    images, condition = torch.rand(2, 3, 32, 48), torch.randn(2, 4)
+    still = encoder(images, condition, torch.zeros(2, 2))
+    assert torch.allclose(still, encoder(images, condition), atol=1e-6)

@@ -89,8 +89,8 @@ def test_the_policy_of_a_run_acts_and_is_the_average(store, tmp_path):
     assert chunk.shape == (CONFIG.horizon, 3) and np.isfinite(chunk).all()
     saved = load_file(folder / "model.safetensors")
     raw = load_file(tmp_path / "run/resume/state.safetensors")
-    assert torch.equal(saved["state_in.weight"], raw["ema/state_in.weight"])
-    assert not torch.equal(saved["state_in.weight"], raw["model/state_in.weight"])
+    assert torch.equal(saved["observe.state_in.weight"], raw["ema/observe.state_in.weight"])
+    assert not torch.equal(saved["observe.state_in.weight"], raw["model/observe.state_in.weight"])
 
 
 def test_gradient_accumulation_equals_one_step_by_hand_over_both_batches(store, tmp_path):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..policies.policy import PolicyConfig
+from ..policies.policy_config import Objective, PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class TrainConfig:
     """Windows per step and process."""
     gradient_accumulation: int = 1
     """Batches summed into one optimizer step."""
+    objective: Objective = "policy"
+    """`video` learns from what is seen alone, without actions and states (a policy with a future
+    only); what it learned is taken up with `init_from`."""
+    init_from: str = ""
+    """Policy folder whose weights the run starts from; empty: from scratch. Keys and shapes must
+    be those of `policy`, or be named in `init_fresh`."""
+    init_fresh: tuple[str, ...] = ()
+    """Beginnings of the names of weights not to take from `init_from`, such as `action`."""
     seed: int = 0
     """Initial weights, order of the data, augmentation, noise and the held-out episodes."""
     precision: Literal["auto", "bf16", "fp32"] = "auto"

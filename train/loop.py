@@ -22,11 +22,13 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.func import functional_call
 
+from ..datasets.gather import WindowSpec
 from ..datasets.loader import WindowLoader
 from ..datasets.norm_stats import kept_norm_stats
 from ..datasets.store import Store
-from ..policies.checkpoint import save_policy
+from ..policies.checkpoint import load_weights_into, save_policy
 from ..policies.policy import Policy
+from ..policies.policy_config import PolicyConfig
 from .config import TrainConfig
 from .hardware import allocator, choose_device, choose_precision, choose_threads
 from .optimizer import Ema, make_optimizer
@@ -56,18 +58,23 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     store = Store.open(data)
     taught, held_out = split_episodes(len(store.episodes), config.held_out_fraction, config.seed)
     loader = WindowLoader(
-        store, config.policy.horizon, config.batch_size, config.seed, taught,
+        store, window_spec(config.policy), config.batch_size, config.seed, taught,
         rank=rank, world_size=world_size, mode=config.order, cache=config.cache,
         allocate=allocator(device),
     )  # fmt: skip
     held_out_loader = WindowLoader(
-        store, config.policy.horizon, 1, config.seed, held_out, prefetch=0, cache=config.cache
-    )
+        store, window_spec(config.policy), 1, config.seed, held_out, prefetch=0,
+        cache=config.cache,
+    )  # fmt: skip
     stats = kept_norm_stats(store, taught)
 
     torch.manual_seed(config.seed)
     policy = Policy(config.policy, store.embodiment, stats)
     policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    some = np.random.default_rng(config.seed).permutation(len(loader.windows))
+    policy.calibrate(loader.batch_at(np.sort(some[: max(256, config.batch_size)])))
+    if config.init_from:
+        load_weights_into(policy, Path(config.init_from), config.init_fresh)
     optimizer, schedule = make_optimizer(policy, config.optimizer, config.steps)
     model, optimizer = accelerator.prepare(policy, optimizer)
     ema = Ema(policy, config.optimizer.ema_decay)
@@ -108,7 +115,7 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
             loss_sum = 0.0
             for _ in range(config.gradient_accumulation):
                 with accelerator.accumulate(model):
-                    loss = model(next(loader), generator)
+                    loss = model(next(loader), generator, config.objective)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(
@@ -164,6 +171,14 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     return run.policy
 
 
+def window_spec(policy: PolicyConfig) -> WindowSpec:
+    """What a policy learns from, around each step."""
+    future = 0
+    if policy.future is not None:
+        future = policy.future.steps_ahead or policy.horizon
+    return WindowSpec(policy.horizon, policy.history, future=future)
+
+
 def split_episodes(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
     """(taught, held out): a seeded share of the episodes, at least one, is never trained on."""
     held = max(1, round(count * fraction))
@@ -189,7 +204,9 @@ def held_out_loss(
     losses = []
     with torch.no_grad(), accelerator.autocast():
         for part in np.array_split(chosen, max(1, count // config.batch_size)):
-            loss = functional_call(policy, weights, (loader.batch_at(part), generator))
+            loss = functional_call(
+                policy, weights, (loader.batch_at(part), generator, config.objective)
+            )
             losses.append(float(loss) * len(part))
     policy.train()
     return round(sum(losses) / count, 6)

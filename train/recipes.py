@@ -7,10 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from ..datasets.schema import unknown_name
+from ..policies.expert import TrunkConfig
 from ..policies.instruction_tokens import ByteInstructionConfig
-from ..policies.policy import PolicyConfig
+from ..policies.policy_config import PolicyConfig
+from ..policies.presets import PRESETS
 from ..policies.sampler import SamplerConfig
-from ..policies.trunk import TrunkConfig
 from ..policies.vision import KeypointVisionConfig
 from .config import TrainConfig
 
@@ -39,7 +40,21 @@ def debug() -> TrainConfig:
     )
 
 
-RECIPES: dict[str, Callable[[], TrainConfig]] = {"small": small, "debug": debug}
+def of_preset(name: str) -> Callable[[], TrainConfig]:
+    """The recipe that trains the preset `name` of `policies/presets.py` as `small` is trained."""
+
+    def make() -> TrainConfig:
+        return replace(small(), policy=PRESETS[name]())
+
+    make.__doc__ = PRESETS[name].__doc__
+    return make
+
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {
+    "small": small,
+    "debug": debug,
+    **{name: of_preset(name) for name in PRESETS},
+}
 
 
 def recipe(name: str) -> TrainConfig:

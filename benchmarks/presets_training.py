@@ -1,0 +1,184 @@
+"""Short trainings for `presets.py`: one thread, chosen windows, fixed seeds."""
+
+import copy
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ulna.datasets.loader import WindowLoader
+from ulna.datasets.norm_stats import kept_norm_stats
+from ulna.datasets.schema import Batch
+from ulna.datasets.store import Store
+from ulna.envs.collect import collect
+from ulna.policies.checkpoint import save_policy
+from ulna.policies.policy import Policy
+from ulna.policies.policy_config import Objective, PolicyConfig
+from ulna.train.config import OptimizerConfig
+from ulna.train.hardware import choose_precision
+from ulna.train.loop import window_spec
+from ulna.train.optimizer import Ema, make_optimizer
+
+
+@dataclass(frozen=True)
+class Data:
+    """A store, split: `taught` episodes teach, `held_out` ones never do."""
+
+    store: Store
+    taught: tuple[int, ...]
+    held_out: tuple[int, ...]
+
+    def first(self, episodes: int) -> "Data":
+        return replace(self, taught=self.taught[:episodes])
+
+
+def demonstrations(work: Path, task: str, episodes: int, seed: int = 0) -> Data:
+    """`episodes` demonstrations of `task`, collected once; every eighth is held out."""
+    path = work / f"{task}.zarr"
+    if not path.exists():
+        beside = work / f"{task}.collecting.zarr"
+        collect(task, beside, episodes, seed, workers=2, append=beside.exists())
+        beside.rename(path)
+    store = Store.open(path)
+    everyone = range(len(store.episodes))
+    return Data(
+        store,
+        tuple(i for i in everyone if i % 8),
+        tuple(i for i in everyone if i % 8 == 0),
+    )
+
+
+@dataclass(frozen=True)
+class Fit:
+    """How long and on what a policy is trained."""
+
+    steps: int
+    batch: int = 32
+    rate: float = 2e-3
+    earliest: int | None = None
+    """Only windows that begin before this step of their episode; None: all."""
+    objective: Objective = "policy"
+    cameras: tuple[str, ...] | None = None
+    """Cameras the policy sees; None: all."""
+
+
+class Windows:
+    """Batches of chosen windows of some episodes, in a random order that the seed decides."""
+
+    def __init__(
+        self, data: Data, episodes: Sequence[int], config: PolicyConfig, earliest: int | None
+    ) -> None:
+        spec = replace(window_spec(config), streams=("simulator_state",))
+        self.loader = WindowLoader(
+            data.store, spec, 1, 0, list(episodes), prefetch=0, cache="ram", threads=1
+        )
+        windows = self.loader.windows
+        index = np.arange(len(windows))
+        episode = windows.episodes(index)
+        step = index - windows.first_rows(episode)
+        self.index = index if earliest is None else index[step < earliest]
+
+    def batch(self, index: np.ndarray) -> Batch:
+        return self.loader.batch_at(index)
+
+    def some(self, count: int, seed: int = 0) -> Batch:
+        order = np.random.default_rng(seed).permutation(len(self.index))
+        return self.batch(np.sort(self.index[order[:count]]))
+
+
+def fit(
+    config: PolicyConfig,
+    data: Data,
+    how: Fit,
+    seed: int,
+    prepare: Callable[[Policy], None] | None = None,
+    note: Callable[[int, Policy], dict[str, float] | None] | None = None,
+) -> tuple[Policy, list[dict[str, Any]]]:
+    """A policy trained from `seed`, with its averaged weights, and its log.
+
+    `prepare` may give it weights to start from; `note(step, averaged policy)` adds to the log
+    eight times on the way.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(seed)
+    stats = kept_norm_stats(data.store, data.taught)
+    embodiment = data.store.embodiment
+    if how.cameras is not None:
+        seen = tuple(camera for camera in embodiment.cameras if camera.name in how.cameras)
+        embodiment = replace(embodiment, cameras=seen)
+    policy = Policy(config, embodiment, stats)
+    taught = Windows(data, data.taught, config, how.earliest)
+    policy.calibrate(taught.some(256))
+    if prepare is not None:
+        prepare(policy)
+    optimizer, schedule = make_optimizer(
+        policy, OptimizerConfig(peak_learning_rate=how.rate), how.steps
+    )
+    ema = Ema(policy, 0.99)
+    generator = torch.Generator().manual_seed(seed + 1)
+    order = np.random.default_rng(seed)
+    half = choose_precision("auto", "cpu") == "bf16"
+    log: list[dict[str, Any]] = []
+    recent: list[float] = []
+    began = time.perf_counter()
+    policy.train()
+    for step in range(1, how.steps + 1):
+        batch = taught.batch(np.sort(order.choice(taught.index, how.batch, replace=False)))
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = policy.loss(batch, generator, how.objective)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        ema.update(policy)
+        recent.append(float(loss.detach()))
+        if step % max(1, how.steps // 8) == 0:
+            line: dict[str, Any] = {"step": step, "loss": round(float(np.mean(recent)), 4)}
+            recent.clear()
+            if note is not None:
+                averaged = _averaged(policy, ema)
+                line |= note(step, averaged) or {}
+            line["seconds"] = round(time.perf_counter() - began, 1)
+            log.append(line)
+            print(line, flush=True)
+    return _averaged(policy, ema), log
+
+
+def _averaged(policy: Policy, ema: Ema) -> Policy:
+    twin = copy.deepcopy(policy)
+    twin.load_state_dict(ema.state_dict(policy))
+    return twin.eval()
+
+
+@torch.no_grad()
+def held_out_losses(
+    policy: Policy, windows: Windows, count: int = 512, objective: Objective = "policy"
+) -> dict[str, float]:
+    """Mean loss per group on fixed windows with fixed noise, four draws each, fp32."""
+    order = np.random.default_rng(1).permutation(len(windows.index))[:count]
+    generator = torch.Generator().manual_seed(0)
+    totals: dict[str, float] = {}
+    parts = np.array_split(np.sort(windows.index[order]), max(1, count // 128))
+    for part in parts:
+        batch = windows.batch(part)
+        for _ in range(4):
+            for name, value in policy.losses(batch, generator, objective).items():
+                totals[name] = totals.get(name, 0.0) + float(value) / (4 * len(parts))
+    return totals
+
+
+def save(policy: Policy, data: Data, folder: Path) -> None:
+    save_policy(folder, policy, kept_norm_stats(data.store, data.taught))
+
+
+def parameters(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.parameters())
+
+
+def trainable(policy: Policy) -> int:
+    return sum(p.numel() for p in policy.parameters() if p.requires_grad)
