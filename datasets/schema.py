@@ -106,10 +106,11 @@ def require_same_embodiment(trained: Embodiment, present: Embodiment, where: str
 class Observation:
     """What a policy is given at one control tick."""
 
-    images: dict[str, UInt8[np.ndarray, "_ _ 3"]]
-    """RGB frame of each camera by camera name."""
-    state: Float[np.ndarray, " state_dim"]
-    """Proprioception, float32, in the units of `Embodiment.state_names`."""
+    images: dict[str, UInt8[np.ndarray, "*history _ _ 3"]]
+    """RGB frame of each camera by camera name; for policies with a history the frames of the last
+    ticks, oldest first."""
+    state: Float[np.ndarray, "*history state_dim"]
+    """Proprioception, float32, in the units of `Embodiment.state_names`; likewise."""
     instruction: str
     """The language command, such as `pick up the red cube`."""
     noise_seed: int = 0

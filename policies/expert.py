@@ -107,18 +107,27 @@ class FeedForward(nn.Module):
 class ExpertLayer(nn.Module):
     """What one expert owns in one layer; shared matrices live with their owner."""
 
-    def __init__(self, config: TrunkConfig, expert: Expert, seen_only: bool) -> None:
+    def __init__(
+        self,
+        config: TrunkConfig,
+        expert: Expert,
+        seen_only: bool = False,
+        lends_attention: bool = False,
+        lends_ffn: bool = False,
+    ) -> None:
+        """`seen_only`: its own tokens stop at keys and values here; what it lends it has still."""
         super().__init__()
         width = expert.width or config.width
         modulated = expert.time == "adaln"
-        self.seen_only = seen_only
         self.attention_norm = nn.LayerNorm(width, elementwise_affine=not modulated)
-        self.attention = None if expert.attention_of else Attention(config, width, seen_only)
-        self.ffn_norm = self.ffn = self.modulation = None
+        self.attention = self.ffn = self.ffn_norm = self.modulation = None
+        if not expert.attention_of:
+            self.attention = Attention(config, width, seen_only and not lends_attention)
+        if not expert.ffn_of and (lends_ffn or not seen_only):
+            self.ffn = FeedForward(config, width)
         if seen_only:
             return
         self.ffn_norm = nn.LayerNorm(width, elementwise_affine=not modulated)
-        self.ffn = None if expert.ffn_of else FeedForward(config, width)
         if modulated:
             # AdaLN-Zero (DiT, arXiv 2212.09748, section 3.2): gates start at zero, so that layers
             # start as the identity.
@@ -138,7 +147,6 @@ class SharedLayer:
 
     def __init__(self, own: ExpertLayer, attention: Attention, ffn: FeedForward | None) -> None:
         self.own, self.attention, self.ffn = own, attention, ffn
-        self.seen_only = own.seen_only
 
     def before_attention(self, x: Tensor, modulation: Modulation | None) -> Tensor:
         normed = self.own.attention_norm(x)

@@ -21,7 +21,7 @@ from .image_transforms import drop_cameras, random_shift, to_float
 from .instruction_tokens import ByteInstructionEncoder
 from .policy_config import PolicyConfig
 from .trunk import Group
-from .vision import make_vision
+from .vision import KeypointVisionConfig, VisionConfig, VitConfig, make_vision
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,10 @@ class ObservationEncoder(nn.Module):
                 for camera in embodiment.cameras
             }
         )  # fmt: skip
+        if not _listens(config.vision):
+            # Nobody asks for the pooled instruction: a parameter without gradient, said openly,
+            # because data-parallel training waits for the gradients of all others.
+            self.instruction.to_condition.requires_grad_(False)
         self.uses_state = "state" in config.context_order
         self.state_in = nn.Linear(embodiment.state_dim, width) if self.uses_state else None
         self.null_state = (
@@ -153,3 +157,14 @@ class ObservationEncoder(nn.Module):
                 state = state + self.config.augment.state_noise * noise
             x = self.state_in(state)
         return x if self.history is None else x + self.history[:, 0]
+
+
+def _listens(config: VisionConfig) -> bool:
+    """Whether the encoder is modulated by the instruction."""
+    match config:
+        case KeypointVisionConfig():
+            return True
+        case VitConfig():
+            return config.film
+        case _:
+            return False

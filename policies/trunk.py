@@ -67,11 +67,14 @@ class Trunk(nn.Module):
         """Groups that no flow time reaches: run once per control step."""
         self.experts = dict(experts)
         _check_sharing(self.experts, config)
-        owners = {e.attention_of for e in experts.values()} | {e.ffn_of for e in experts.values()}
+        lending = {expert.attention_of for expert in experts.values()}
+        lending_ffn = {expert.ffn_of for expert in experts.values()}
 
         def make(name: str, last: bool) -> ExpertLayer:
-            seen_only = last and not experts[name].read and name not in owners
-            return ExpertLayer(config, experts[name], seen_only)
+            seen_only = last and not experts[name].read
+            return ExpertLayer(
+                config, experts[name], seen_only, name in lending, name in lending_ffn
+            )
 
         self.layers = nn.ModuleList(
             nn.ModuleDict({name: make(name, index == config.depth - 1) for name in experts})
@@ -80,7 +83,7 @@ class Trunk(nn.Module):
         self.private = nn.ModuleDict(
             {
                 name: nn.ModuleList(
-                    ExpertLayer(config, expert, False) for _ in range(expert.private_depth)
+                    ExpertLayer(config, expert) for _ in range(expert.private_depth)
                 )
                 for name, expert in experts.items()
                 if expert.private_depth
