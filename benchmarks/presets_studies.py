@@ -295,7 +295,7 @@ def conditional_errors(policy: Policy, batch: Batch, future_steps: int = 0) -> d
         policy.config, sampler=SamplerConfig(policy.config.sampler.steps, future_steps)
     )
     cache = policy.context(batch)
-    clean = {"action": policy._chunk(batch), "future": policy.future_tokens(batch)}
+    clean = {"action": policy.chunk(batch), "future": policy.future_tokens(batch)}
     keep = torch.from_numpy(~batch.action_is_pad)
     generator = torch.Generator().manual_seed(0)
     noise = {name: torch.randn(x.shape, generator=generator) for name, x in clean.items()}
@@ -329,10 +329,12 @@ def own_future(policy: Policy, data: Data, held: Windows, count: int) -> float:
         generator = torch.Generator().manual_seed(part)
         noise = {
             name: torch.randn(32, *size, generator=generator)
-            for name, size in policy._sizes().items()
+            for name, size in policy.sizes().items()
         }
         made = policy.generate(cache, noise)
-        chunks = policy.action_normalizer.unnormalize(made["action"]).clamp(-1, 1).numpy()
+        chunks = policy.slots.unnormalize_chunk(
+            made["action"], torch.from_numpy(batch.state), 0
+        ).numpy()
         frames: dict[str, list[np.ndarray]] = {name: [] for name in policy.observe.vision}
         for row, chunk in enumerate(chunks):
             env.restore(batch.streams["simulator_state"][row], batch.instructions[row])
@@ -369,7 +371,7 @@ def video(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
         def take(policy: Policy) -> None:
             own = policy.state_dict()
             policy.load_state_dict(
-                {k: own[k] if "_normalizer." in k else v for k, v in weights.items()}
+                {k: own[k] if k.startswith("slots.") else v for k, v in weights.items()}
             )
 
         prepare = take

@@ -1,8 +1,10 @@
 """A policy as a folder: weights, what it is, and what it was normalised with. No pickle.
 
     FOLDER/model.safetensors   parameters and buffers
-    FOLDER/config.json         {"format", "policy": PolicyConfig, "embodiment": Embodiment}
-    FOLDER/norm_stats.json     NormStats: per stream, with a hash of what they were computed from
+    FOLDER/config.json         {"format", "policy": PolicyConfig, "robots": [Robot]}
+    FOLDER/norm_stats.json     [NormStats] per robot: per stream, with a hash of their source
+    FOLDER/tokenizer.json      if the instruction is read by a tokenizer
+    FOLDER/vlm/                if there is a pretrained backbone: its config and tokenizer
 
 Loading is strict: a key or a shape that does not fit is an error that names it. Files are written
 beside their final name and renamed, so a folder never holds half a checkpoint's file.
@@ -10,6 +12,7 @@ beside their final name and renamed, so a folder never holds half a checkpoint's
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,20 +20,36 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from ..datasets.actions import ActionSpace
 from ..datasets.norm_stats import NormStats
 from ..datasets.schema import Act, Embodiment, unknown_name
 from ..datasets.strict_json import decode, encode
 from .policy import Policy
 from .policy_config import PolicyConfig
 
-FORMAT = 1
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Robot:
+    """One that the policy acts for."""
+
+    embodiment: Embodiment
+    actions: ActionSpace
+    """How its actions are given to the network."""
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
     format: int
     policy: PolicyConfig
-    embodiment: Embodiment
+    robots: tuple[Robot, ...]
+
+
+@dataclass(frozen=True)
+class CheckpointStats:
+    robots: tuple[NormStats, ...]
+    """In the order of `CheckpointConfig.robots`."""
 
 
 def write_json(path: Path, value: object) -> None:
@@ -50,41 +69,68 @@ def save_tensors(path: Path, tensors: dict[str, torch.Tensor]) -> None:
 
 
 def save_policy(
-    folder: Path, policy: Policy, stats: NormStats, weights: dict[str, torch.Tensor] | None = None
+    folder: Path,
+    policy: Policy,
+    stats: NormStats | Sequence[NormStats],
+    weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write `policy` to `folder`; `weights` (such as an EMA) stand in for its own."""
+    """Write `policy` to `folder`; `weights` (such as an EMA) stand in for its own. `stats`: those
+    it was made with, one per robot."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / "model.safetensors", weights or policy.state_dict())
-    write_json(folder / "norm_stats.json", stats)
-    write_json(folder / "config.json", CheckpointConfig(FORMAT, policy.config, policy.embodiment))
+    known = (stats,) if isinstance(stats, NormStats) else tuple(stats)
+    write_json(folder / "norm_stats.json", CheckpointStats(known))
+    policy.save_files(folder)
+    robots = tuple(
+        Robot(*pair) for pair in zip(policy.slots.embodiments, policy.slots.spaces, strict=True)
+    )
+    write_json(folder / "config.json", CheckpointConfig(FORMAT, policy.config, robots))
 
 
-def load_policy(folder: Path | str, device: str = "cpu") -> Policy:
+def load_policy(
+    folder: Path | str, device: str = "cpu", embodiment: Embodiment | None = None
+) -> Policy:
     """Rebuild the policy in `folder`, in evaluation mode.
 
-    `folder` may also be a training run, whose `policy/` is taken. Raises ValueError naming the
-    file and the key that does not fit.
+    `folder` may also be a training run, whose `policy/` is taken. `embodiment`: the robot to act
+    for; None: the first it was trained for. Raises ValueError naming the file and the key that does
+    not fit, or how the robot differs.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists() and (folder / "policy" / "config.json").exists():
         folder = folder / "policy"
-    config = decode(CheckpointConfig, read_json(folder / "config.json"), "config.json")
-    if config.format != FORMAT:
+    found = read_json(folder / "config.json")
+    written = found.get("format") if isinstance(found, dict) else None
+    if isinstance(written, int) and written != FORMAT:
         raise ValueError(
-            f"{folder / 'config.json'}: format {config.format}, this version of ulna reads "
+            f"{folder / 'config.json'}: format {written}, this version of ulna reads "
             f"{FORMAT}; use the ulna that wrote it"
         )
-    stats = decode(NormStats, read_json(folder / "norm_stats.json"), "norm_stats.json")
-    policy = Policy(config.policy, config.embodiment, stats)
+    config = decode(CheckpointConfig, found, "config.json")
+    stats = decode(CheckpointStats, read_json(folder / "norm_stats.json"), "norm_stats.json")
+    policy = Policy(
+        config.policy,
+        [robot.embodiment for robot in config.robots],
+        stats.robots,
+        [robot.actions for robot in config.robots],
+        files=folder,
+    )
     _load_weights(policy, folder / "model.safetensors")
+    if embodiment is not None:
+        policy.use(embodiment)
     return policy.eval().to(device)
 
 
-def load_act(folder: Path | str, device: str = "cpu", threads: int | None = 1) -> Act:
+def load_act(
+    folder: Path | str,
+    device: str = "cpu",
+    threads: int | None = 1,
+    embodiment: Embodiment | None = None,
+) -> Act:
     """The policy in `folder` as a function; for worker processes, which get `threads` each."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return load_policy(folder, device).act
+    return load_policy(folder, device, embodiment).act
 
 
 def read_json(path: Path) -> object:
@@ -110,7 +156,7 @@ def load_weights_into(policy: Policy, folder: Path, fresh: tuple[str, ...] = ())
         folder = folder / "policy"
     own = policy.state_dict()
     kept = tuple(
-        name for name in own if (fresh and name.startswith(fresh)) or "_normalizer." in name
+        name for name in own if (fresh and name.startswith(fresh)) or name.startswith("slots.")
     )
     for beginning in fresh:
         if not any(name.startswith(beginning) for name in own):

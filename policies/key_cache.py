@@ -66,6 +66,27 @@ class Cache:
             self.reserved,
         )
 
+    def followed_by(self, after: "Cache") -> "Cache":
+        """One context of two, `after` computed behind this one."""
+        valid = None
+        if self.valid is not None or after.valid is not None:
+            parts = [
+                cache.keys[0].new_ones(cache.batch, cache.tokens, dtype=torch.bool)
+                if cache.valid is None
+                else cache.valid
+                for cache in (self, after)
+            ]
+            valid = torch.cat(parts, dim=1)
+        position = None if self.next_position is None else self.next_position + after.tokens
+        return Cache(
+            self.layout + after.layout,
+            [torch.cat(pair, dim=2) for pair in zip(self.keys, after.keys, strict=True)],
+            [torch.cat(pair, dim=2) for pair in zip(self.values, after.values, strict=True)],
+            {**self.outputs, **after.outputs},
+            valid,
+            position,
+        )
+
     def join(self, index: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """The context's keys and values of layer `index`, followed by the live ones."""
         if self.reserved == 0:

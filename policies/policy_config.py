@@ -5,11 +5,13 @@ from typing import Literal
 
 from .expert import TrunkConfig
 from .image_transforms import AugmentConfig
-from .instruction_tokens import ByteInstructionConfig
+from .instruction_tokens import ByteInstructionConfig, InstructionConfig
+from .normalizer import NormalizationConfig
 from .pooled_head import PooledHeadConfig
 from .process import FlowConfig, ProcessConfig
 from .sampler import SamplerConfig
 from .vision import KeypointVisionConfig, VisionConfig
+from .vlm import VlmConfig
 from .world_target import FutureConfig
 
 MaskName = Literal["prefix", "joint", "causal", "mma", "bidirectional_vision"]
@@ -36,8 +38,8 @@ class PolicyConfig:
     time: Literal["adaln", "token", "concat"] = "adaln"
     """How a generated group learns its flow time: modulated layers (DiT, DUST), a token of its own
     (Dita), or joined to the embedding of each action (pi0)."""
-    action_width: int = 0
-    """Features per token of the action expert; 0: the trunk's."""
+    action_expert_width: int = 0
+    """Features per token of the action expert; 0: the trunk's. Heads stay as large as they are."""
     private_depth: int = 0
     """Layers after the joint ones in which each generated group sees only itself (DUST)."""
     context_order: tuple[Literal["text", "image", "state"], ...] = ("text", "image", "state")
@@ -46,6 +48,18 @@ class PolicyConfig:
     history: int = 1
     """Observations the policy sees: this tick's and those of the ticks before (LeRobot:
     `n_obs_steps`)."""
+    image_size: tuple[int, int] | None = None
+    """Height and width the policy sees; frames of another size are resized, their aspect kept.
+    None: as recorded."""
+    padded_state: int = 0
+    """Entries the network has for a state, of which a robot uses the first; 0: as many as the
+    largest robot needs (pi0 and SmolVLA: 32, so that other robots can be added)."""
+    padded_action: int = 0
+    """Likewise for an action."""
+    normalization: NormalizationConfig = field(default_factory=NormalizationConfig)
+    backbone: VlmConfig | None = None
+    """A pretrained VLM as the context, in the place of `vision` and `instruction`; the trunk then
+    takes over its heads and layers, and `trunk.width` is the action expert's."""
     camera_dropout: float = 0.0
     """Probability that a training sample lacks a camera; above 0 the policy also acts when a
     camera is missing, whose tokens are then left out."""
@@ -59,7 +73,7 @@ class PolicyConfig:
     """A second generated group that predicts what will be seen (DUST); None: none."""
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     vision: VisionConfig = field(default_factory=KeypointVisionConfig)
-    instruction: ByteInstructionConfig = field(default_factory=ByteInstructionConfig)
+    instruction: InstructionConfig = field(default_factory=ByteInstructionConfig)
     pooled_head: PooledHeadConfig = field(default_factory=PooledHeadConfig)
     process: ProcessConfig = field(default_factory=FlowConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -93,7 +107,7 @@ class PolicyConfig:
             )
         if self.share != "none" and self.experts != "context_action":
             raise ValueError("share says what 'context_action' experts have in common")
-        if self.share != "none" and (self.action_width or self.private_depth):
+        if self.share != "none" and (self.action_expert_width or self.private_depth):
             raise ValueError("an expert of its own width or private layers can share nothing")
         if self.head == "pooled" and self.future is not None:
             raise ValueError("the pooled head predicts actions only; use head 'tokens'")
@@ -103,6 +117,16 @@ class PolicyConfig:
             )
         if self.experts == "shared" and self.freeze_context:
             raise ValueError("freeze_context needs an action expert of its own")
+        if self.backbone is not None and (
+            self.experts != "context_action"
+            or self.share != "none"
+            or self.head == "pooled"
+            or self.history > 1
+        ):
+            raise ValueError(
+                "a pretrained backbone goes with experts 'context_action', share 'none', head "
+                "'tokens' and history 1"
+            )
 
     @property
     def generated(self) -> tuple[str, ...]:

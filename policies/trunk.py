@@ -102,11 +102,24 @@ class Trunk(nn.Module):
         )
         self._masks: dict[tuple, Tensor | None] = {}
 
-    def context(self, groups: Sequence[Group], read: bool = True) -> Cache:
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.parameters()).dtype
+
+    def context(
+        self, groups: Sequence[Group], read: bool = True, before: Cache | None = None
+    ) -> Cache:
         """Run the groups that no flow time reaches, once, and keep their keys and values.
 
         `read=False`: nobody wants their final features, so the last layer stops at keys and values.
+        `before`: keys and values of a context that another model computed; `groups` come after it.
         """
+        if before is not None and len(before.keys) != self.config.depth:
+            raise ValueError(
+                f"a context of {len(before.keys)} layers before a trunk of {self.config.depth}"
+            )
+        if before is not None and not groups:
+            return before
         for group in groups:
             if group.t is not None or group.name not in self.cacheable:
                 raise ValueError(
@@ -114,8 +127,8 @@ class Trunk(nn.Module):
                     f"cacheable under this mask: {', '.join(self.cacheable) or 'none'}"
                 )
         cache = Cache(tuple((group.name, group.length) for group in groups), valid=_valid(groups))
-        cache.outputs = self._run(groups, None, keep=cache, read=read)
-        return cache
+        cache.outputs = self._run(groups, before, keep=cache, read=read)
+        return cache if before is None else before.followed_by(cache)
 
     def forward(
         self, groups: Sequence[Group], cache: Cache | None = None

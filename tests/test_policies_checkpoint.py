@@ -45,7 +45,9 @@ def test_a_missing_a_surplus_and_a_misshaped_key_are_named(folder: Path):
     with pytest.raises(ValueError, match="'action.leave.bais'. Did you mean 'action.leave.bias'"):
         load_policy(folder)
     (folder / "model.safetensors").write_bytes(original)
-    edit_weights(folder, lambda t: t.update({"action.leave.bias": t["action.leave.bias"][:1].clone()}))
+    edit_weights(
+        folder, lambda t: t.update({"action.leave.bias": t["action.leave.bias"][:1].clone()})
+    )
     with pytest.raises(ValueError, match=r"'action.leave.bias' is torch.float32 \(1,\).*\(3,\)"):
         load_policy(folder)
     (folder / "model.safetensors").write_bytes(original[:-100])

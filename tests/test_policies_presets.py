@@ -81,9 +81,9 @@ def test_everything_observed_reaches_the_action(name: str, part: str):
     def said(what: Observation) -> torch.Tensor:
         # Not the chunk: an untrained diffusion runs into the limits, whatever it sees.
         generator = torch.Generator().manual_seed(0)
-        noise = {n: torch.randn(1, *z, generator=generator) for n, z in policy._sizes().items()}
+        noise = {n: torch.randn(1, *z, generator=generator) for n, z in policy.sizes().items()}
         with torch.no_grad():
-            cache = policy._context(policy._seen([what]), None, False)
+            cache = policy._context(policy.border.observations([what], 0), None, False)
             return policy.network(cache)(noise, {n: torch.full((1,), 0.5) for n in noise})["action"]
 
     assert float((said(changed) - said(observation)).abs().max()) > 1e-6
@@ -93,12 +93,12 @@ def test_everything_observed_reaches_the_action(name: str, part: str):
 def test_the_cache_gives_what_computing_everything_gives(name: str):
     policy, batch = make_policy(config=small(name)), make_batch(4)
     generator = torch.Generator().manual_seed(0)
-    noise = {n: torch.randn(6, *size, generator=generator) for n, size in policy._sizes().items()}
+    noise = {n: torch.randn(6, *size, generator=generator) for n, size in policy.sizes().items()}
     times = {n: torch.rand(6, generator=generator) for n in noise}
     with torch.no_grad():
         cache = policy.context(batch)
         kept = policy.network(cache)(noise, times)
-        groups = policy.observe(policy._seen_batch(batch), None, False)
+        groups = policy.observe(policy.border.batch(batch), None, False)
         separate, shared = policy.config.experts == "separate", "context"
         groups = [
             replace(g, expert=g.name.partition(".")[0] if separate else shared) for g in groups
@@ -178,8 +178,8 @@ def test_tied_noise_gives_both_streams_one_time_and_independent_noise_does_not()
         policy = make_policy(config=replace(config, future=replace(config.future, noise=noise)))
         network = policy.network
 
-        def watch(cache: Cache, network=network, seen=seen):
-            ask = network(cache)
+        def watch(cache: Cache, slot: int = 0, network=network, seen=seen):
+            ask = network(cache, slot)
             return lambda x, t: (seen.append(t), ask(x, t))[1]
 
         policy.network = watch
@@ -191,7 +191,7 @@ def test_tied_noise_gives_both_streams_one_time_and_independent_noise_does_not()
 def test_given_future_and_given_action_are_inputs_of_the_same_network():
     policy, batch = make_policy(config=small("dual_stream")), make_batch(4)
     cache = policy.context(batch)
-    noise = {n: torch.randn(6, *size) for n, size in policy._sizes().items()}
+    noise = {n: torch.randn(6, *size) for n, size in policy.sizes().items()}
     clean = policy.future_tokens(batch)
     made = policy.generate(cache, {"action": noise["action"]}, {"future": clean})
     other = policy.generate(cache, {"action": noise["action"]}, {"future": clean + 1})
@@ -203,7 +203,7 @@ def test_without_an_eye_on_the_future_two_streams_are_the_expert():
     config = small("dual_stream")
     policy, batch = make_policy(config=config), make_batch(4)
     cache = policy.context(batch)
-    noise = {n: torch.randn(6, *size) for n, size in policy._sizes().items()}
+    noise = {n: torch.randn(6, *size) for n, size in policy.sizes().items()}
     times = {n: torch.rand(6) for n in noise}
     both = policy.network(cache)(noise, times)["action"]
     alone = policy.network(cache)({"action": noise["action"]}, {"action": times["action"]})
@@ -250,7 +250,7 @@ def test_a_missing_camera_is_left_out_and_not_drawn_black():
 def test_camera_dropout_teaches_without_tokens_of_dropped_cameras():
     config = replace(CONFIG, camera_dropout=0.5)
     policy = make_policy(config=config).train()
-    seen = policy._seen_batch(make_batch(4, rows=32))
+    seen = policy.border.batch(make_batch(4, rows=32))
     groups = {g.name: g for g in policy.observe(seen, torch.Generator().manual_seed(0), True)}
     there = torch.stack([groups[f"image.{n}"].valid[:, 0] for n in ("front", "wrist")])
     assert there.any(0).all() and 0.2 < float((~there).float().mean()) < 0.5

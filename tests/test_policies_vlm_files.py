@@ -268,8 +268,11 @@ def test_lora_in_bfloat16_learns_in_float32(checkpoints, tmp_path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_full_training_reaches_every_weight(checkpoints, family) -> None:
-    """Also what data-parallel wrappers need: no parameter without a gradient."""
+    """Also what data-parallel wrappers need: no parameter without a gradient. And acting before
+    learning leaves nothing behind that a backward pass could not use."""
     backbone = build(checkpoints[family], training="full")
+    with torch.inference_mode():
+        backbone.context(images(), WORDS)
     step(backbone)
     idle = [n for n, p in backbone.named_parameters() if p.grad is None]
     assert not idle

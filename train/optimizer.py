@@ -61,4 +61,5 @@ class Ema:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    return model.named_parameters()
+    """Those that learn; a frozen backbone needs no average, and no second copy in memory."""
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
