@@ -274,7 +274,7 @@ def world(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     def note(_step: int, policy: Policy) -> dict[str, float]:
         return conditional_errors(policy, windows)
 
-    policy, log = fit(config, data, Fit(round(1600 * scale), batch=32), seed, prepare, note)
+    policy, log = fit(config, data, Fit(round(1200 * scale), batch=32), seed, prepare, note)
     asynchronous = {
         steps: conditional_errors(policy, windows, future_steps=steps)["action"]
         for steps in (4, 16, 32)
@@ -364,7 +364,7 @@ def video(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     log: list[dict[str, Any]] = []
     if arm == "video_first":
         rest = replace(data, taught=data.taught[20 if scale >= 1 else 8 :][:200])
-        how = Fit(round(600 * scale), batch=32, objective="video")
+        how = Fit(round(400 * scale), batch=32, objective="video")
         watched, log = fit(config, rest, how, seed)
         weights = watched.state_dict()
 
@@ -375,7 +375,7 @@ def video(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
             )
 
         prepare = take
-    policy, tuned = fit(config, few, Fit(round(400 * scale), batch=32), seed, prepare)
+    policy, tuned = fit(config, few, Fit(round(300 * scale), batch=32), seed, prepare)
     losses = held_out_losses(policy, held)
     return {"held_out_loss": losses["action"], "future_loss": losses["future"], "log": log + tuned}
 

@@ -44,7 +44,7 @@ def demonstrations(work: Path, task: str, episodes: int, seed: int = 0) -> Data:
         collect(task, beside, episodes, seed, workers=2, append=beside.exists())
         beside.rename(path)
     store = Store.open(path)
-    everyone = range(len(store.episodes))
+    everyone = range(episodes)
     return Data(
         store,
         tuple(i for i in everyone if i % 8),

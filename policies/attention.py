@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
@@ -71,7 +71,7 @@ def _flex(
 
 def rotate(
     x: Float[Tensor, "batch heads tokens features"],
-    position: Float[Tensor, "rows tokens"],
+    position: Int64[Tensor, "rows tokens"],
     theta: float,
 ) -> Float[Tensor, "batch heads tokens features"]:
     """Rotary positions (RoFormer, arXiv 2104.09864, eq. 34), halves paired as in Llama: feature k
