@@ -58,12 +58,10 @@ def _flex(
         table = mask.expand(-1, -1, tokens, seen) if mask.ndim == 4 else mask[None, None]
         per_row = table.shape[0] > 1
 
-        def sees(row: Tensor, _head: Tensor, i: Tensor, j: Tensor) -> Tensor:
-            return table[row if per_row else 0, 0, i, j]
-
         blocks = create_block_mask(
-            sees, table.shape[0] if per_row else None, None, tokens, seen, device=query.device
-        )
+            lambda row, head, i, j: table[row if per_row else 0, 0, i, j],
+            table.shape[0] if per_row else None, None, tokens, seen, device=query.device,
+        )  # fmt: skip
     attended = flex_attention(query, key, value, block_mask=blocks, enable_gqa=groups > 1)
     assert isinstance(attended, Tensor)
     return attended

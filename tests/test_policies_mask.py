@@ -3,7 +3,15 @@
 import pytest
 import torch
 
-from ulna.policies.mask import Mask, causal_mask, joint_mask, prefix_mask
+from ulna.policies.mask import (
+    MASKS,
+    Mask,
+    bidirectional_vision_mask,
+    causal_mask,
+    joint_mask,
+    mutual_mask,
+    prefix_mask,
+)
 
 CONTEXT = ["text", "state"]
 
@@ -53,3 +61,30 @@ def test_refusals():
     mask = Mask({"a": {"b": "causal"}, "b": {}})
     with pytest.raises(ValueError, match="equal"):
         mask.expand([("a", 2)], [("b", 3)])
+
+
+def test_images_see_the_instruction_behind_them_under_mma_and_each_other_under_croc():
+    context = ["image.a", "image.b", "text", "state"]
+    causal, mutual, vision = (
+        make(context, ["action"]) for make in (causal_mask, mutual_mask, bidirectional_vision_mask)
+    )
+    for mask, sees_text, sees_later_image, inside in (
+        (causal, "none", "none", "causal"),
+        (mutual, "full", "none", "causal"),
+        (vision, "none", "full", "full"),
+    ):
+        assert mask.between("image.a", "text") == sees_text
+        assert mask.between("image.a", "image.b") == sees_later_image
+        assert mask.between("image.b", "image.b") == inside
+        assert mask.between("text", "image.a") == "full"
+        assert mask.between("text", "text") == "causal"
+        assert mask.between("image.b", "state") == "none"
+
+
+@pytest.mark.parametrize("name", MASKS)
+def test_no_mask_shows_a_generated_token_to_the_context(name: str):
+    context = ["image.a", "text", "state", "image.b"]
+    mask = MASKS[name](context, ["action", "future"])
+    for row in context:
+        assert all(mask.between(row, column) == "none" for column in ("action", "future"))
+    assert mask.cacheable(["action", "future"]) == tuple(context)
