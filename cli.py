@@ -114,7 +114,7 @@ def train(words: Sequence[str]) -> None:
 
     def command(
         *,
-        data: Path,
+        data: tuple[Path, ...],
         out: Path,
         config: Annotated[TrainConfig, tyro.conf.arg(name="")] = chosen,
     ) -> None:
@@ -123,7 +123,8 @@ def train(words: Sequence[str]) -> None:
         Stopped by Ctrl-C or a crash, the same command goes on where it was.
 
         Args:
-            data: Store of demonstrations (`ulna collect`, or imported).
+            data: Store of demonstrations (`ulna collect`, or imported), or several, also of
+                different robots.
             out: Folder of the run: config, curves, the policy, resume point.
             config: The recipe's numbers.
         """
@@ -208,6 +209,11 @@ def run(
     from .policies.checkpoint import load_act, load_policy
 
     policy = load_policy(run)  # refuses a broken checkpoint before anything moves
+    if policy.config.history > 1:
+        raise ValueError(
+            f"this policy sees {policy.config.history} observations at once, the control loop "
+            "gives it one; train with --policy.history 1 to run it on an arm"
+        )
     try:
         results = run_on_robot(
             partial(load_act, run),

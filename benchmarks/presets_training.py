@@ -20,8 +20,8 @@ from ulna.policies.policy import Policy
 from ulna.policies.policy_config import Objective, PolicyConfig
 from ulna.train.config import OptimizerConfig
 from ulna.train.hardware import choose_precision
-from ulna.train.loop import window_spec
 from ulna.train.optimizer import Ema, make_optimizer
+from ulna.train.training_data import window_spec
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def fit(
         embodiment = replace(embodiment, cameras=seen)
     policy = Policy(config, embodiment, stats)
     taught = Windows(data, data.taught, config, how.earliest)
-    policy.calibrate(taught.some(256))
+    policy.calibrate([(0, taught.some(256))])
     if prepare is not None:
         prepare(policy)
     optimizer, schedule = make_optimizer(

@@ -86,6 +86,10 @@ class Mixture(Iterator[tuple[Part, ...]]):
             for s in sources
         ]
         rings = range(prefetch + 2)
+        self.windows = sum(len(gather.windows) for gather in self._gathers)
+        """Of all stores together."""
+        self.cache = "ram" if all(g.cache == "ram" for g in self._gathers) else "none"
+        """`ram` if the frames of all stores stay in memory."""
         self._rings = [[gather.buffers(batch_size) for _ in rings] for gather in self._gathers]
         self._thread = ThreadPoolExecutor(1, "ulna-mixture") if prefetch else None
         self._pending: deque[tuple[Future[tuple[Part, ...]], Int64[np.ndarray, " n"]]] = deque()

@@ -27,17 +27,20 @@ class _RolloutWorker:
         make_act: Callable[[], Act],
         execution_horizon: int,
         keep_states: bool,
+        history: int,
     ) -> None:
         self._env = make_env(task, render_profile)
         self._act = make_act()
         self._execution_horizon = execution_horizon
         self._keep_states = keep_states
+        self._history = history
 
     def __call__(self, job: tuple[int, str | None]) -> EpisodeResult:
         seed, instruction = job
         return rollout(
-            self._env, self._act, seed, instruction, self._execution_horizon, self._keep_states
-        )
+            self._env, self._act, seed, instruction, self._execution_horizon,
+            self._keep_states, self._history,
+        )  # fmt: skip
 
     def close(self) -> None:
         self._env.close()
@@ -53,15 +56,17 @@ def run_episodes(
     render_profile: str = "fast",
     timeout_s: float = 300.0,
     on_result: Callable[[int, EpisodeResult], None] | None = None,
+    history: int = 1,
 ) -> list[EpisodeResult]:
     """Roll out `episodes` (seed, instruction or None) and give results in their order.
 
     `make_act` is called once in each worker; it must be picklable and should limit its threads
-    to one. `on_result` is told (index, result) as each episode finishes.
+    to one. `history`: observations the policy is given at once. `on_result` is told (index, result)
+    as each episode finishes.
     """
     results: dict[int, EpisodeResult] = {}
     make_worker = partial(
-        _RolloutWorker, task, render_profile, make_act, execution_horizon, keep_states
+        _RolloutWorker, task, render_profile, make_act, execution_horizon, keep_states, history
     )
     with WorkerPool(make_worker, min(workers, max(1, len(episodes))), timeout_s) as pool:
         for index, outcome in pool.run(episodes):

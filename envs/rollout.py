@@ -7,13 +7,14 @@ Next: `envs/parallel.py` (many episodes in processes).
 """
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
 from jaxtyping import Float
 
-from ..datasets.schema import Act
+from ..datasets.schema import Act, Observation
 from .env import Env
 
 SUCCESS_TICKS = 3
@@ -51,31 +52,40 @@ def rollout(
     instruction: str | None = None,
     execution_horizon: int = 8,
     keep_states: bool = True,
+    history: int = 1,
 ) -> EpisodeResult:
     """Run one episode until the success has lasted `SUCCESS_TICKS` or `env.max_steps` are over.
+
+    A policy with a `history` is given the observations of its last ticks, the first one repeated
+    at the start of the episode; only those ticks are rendered.
 
     Raises ValueError if the policy's chunk has the wrong shape or is shorter than
     `execution_horizon`.
     """
-    if execution_horizon < 1:
-        raise ValueError(f"execution_horizon is {execution_horizon}; expected 1 or more")
+    if execution_horizon < 1 or history < 1:
+        raise ValueError(
+            f"execution_horizon is {execution_horizon}, history {history}; expected 1 or more"
+        )
     env.reset(seed, instruction)
     queue: deque[np.ndarray] = deque()
+    recent: deque[Observation] = deque(maxlen=history)
     states = [env.simulator_state()]
     actions: list[np.ndarray] = []
     policy_s = render_s = physics_s = 0.0
     lasted = 0
     while len(actions) < env.max_steps and lasted < SUCCESS_TICKS:
-        if not queue:
+        if len(queue) < history:
             start = perf_counter()
-            observation = env.observe()
+            recent.append(env.observe())
+            render_s += perf_counter() - start
+        if not queue:
+            observation = with_history(recent, history)
             seen = perf_counter()
             observation = replace(observation, noise_seed=noise_seed(seed, len(actions)))
             chunk = act(observation)
             decided = perf_counter()
             _check_chunk(chunk, execution_horizon, env.embodiment.action_dim)
             queue.extend(chunk[:execution_horizon])
-            render_s += seen - start
             policy_s += decided - seen
         action = queue.popleft()
         start = perf_counter()
@@ -98,6 +108,17 @@ def rollout(
         render_s=render_s,
         physics_s=physics_s,
     )
+
+
+def with_history(recent: Sequence[Observation], history: int) -> Observation:
+    """The last observation with those of the `history` ticks up to it, oldest first, as windows of
+    training have them; the oldest there is stands for those before it."""
+    if history == 1:
+        return recent[-1]
+    several = [recent[0]] * (history - len(recent)) + list(recent)
+    images = {name: np.stack([o.images[name] for o in several]) for name in recent[-1].images}
+    state = np.stack([o.state for o in several])
+    return replace(recent[-1], images=images, state=state)
 
 
 def noise_seed(seed: int, tick: int) -> int:

@@ -119,13 +119,16 @@ class Policy(nn.Module):
 
     def forward(
         self,
-        batch: Batch,
+        parts: Sequence[tuple[int, Batch]],
         generator: torch.Generator | None = None,
         objective: Objective = "policy",
-        slot: int = 0,
     ) -> Float[Tensor, ""]:
-        """`loss`, under the name that data-parallel wrappers call."""
-        return self.loss(batch, generator, objective, slot)
+        """Loss of a batch that may hold several robots, as parts `(slot, windows)`: each window
+        counts the same. It is called `forward` because data-parallel wrappers call that."""
+        rows = [len(batch.instructions) for _, batch in parts]
+        losses = [self.loss(batch, generator, objective, slot) for slot, batch in parts]
+        total = torch.stack([n * loss for n, loss in zip(rows, losses, strict=True)]).sum()
+        return total / sum(rows)
 
     def loss(
         self,
@@ -201,10 +204,10 @@ class Policy(nn.Module):
                 losses[name] = error.mean()
         return losses
 
-    def calibrate(self, batch: Batch) -> None:
-        """Take from a first batch what must be known before training: the scale of the future."""
+    def calibrate(self, parts: Sequence[tuple[int, Batch]]) -> None:
+        """Take from first batches what must be known before training: the scale of the future."""
         if self.world_target is not None:
-            self.world_target.calibrate(self.border.future_images(batch))
+            self.world_target.calibrate([self.border.future_images(b) for _, b in parts])
 
     # ------------------------------------------------------------------ acting
 

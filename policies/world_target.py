@@ -8,6 +8,7 @@ of random convolutions, so that nothing is downloaded: it keeps where which colo
 a scene of a few objects consists of. Its weights are in the checkpoint.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -60,9 +61,9 @@ class WorldTarget(nn.Module):
         self.register_buffer("std", torch.zeros(config.features))
 
     @torch.no_grad()
-    def calibrate(self, images: dict[str, UInt8[Tensor, "batch height width 3"]]) -> None:
+    def calibrate(self, batches: Sequence[dict[str, Tensor]]) -> None:
         """Take mean and deviation of each feature from these frames, once, before training."""
-        features = self._features(images).flatten(0, 1)
+        features = torch.cat([self._features(images).flatten(0, 1) for images in batches])
         self.mean.copy_(features.mean(0))
         self.std.copy_(features.std(0).clamp(min=1e-3))
 

@@ -50,7 +50,7 @@ def make_policy(wake: bool = True, config: PolicyConfig = CONFIG) -> Policy:
     """`wake`: random weights where the policy starts with zeros, so that all inputs matter."""
     torch.manual_seed(0)
     policy = Policy(config, EMBODIMENT, make_stats())
-    policy.calibrate(make_batch(config.horizon))
+    policy.calibrate([(0, make_batch(config.horizon))])
     if wake:
         for parameter in policy.parameters():
             if not parameter.any():
@@ -86,20 +86,26 @@ def make_batch(horizon: int, rows: int = 6) -> Batch:
     )
 
 
-def make_store(path: Path, episodes: int = 6, steps: int = 10, obedient: bool = False) -> Store:
+def make_store(
+    path: Path,
+    episodes: int = 6,
+    steps: int = 10,
+    obedient: bool = False,
+    robot: Embodiment = EMBODIMENT,
+) -> Store:
     """A store of random episodes of the tiny embodiment; `obedient`: the instruction, and nothing
     else, says what the action is."""
-    store = Store.create(path, EMBODIMENT)
+    store = Store.create(path, robot)
     with Writer(path) as writer:
         for seed in range(episodes):
             rng = np.random.default_rng(seed)
             images = {
                 c.name: rng.integers(0, 256, (steps, c.height, c.width, 3), dtype=np.uint8)
-                for c in EMBODIMENT.cameras
+                for c in robot.cameras
             }
             streams = {
-                "state": rng.normal(size=(steps, EMBODIMENT.state_dim)).astype(np.float32),
-                "action": rng.uniform(-1, 1, (steps, EMBODIMENT.action_dim)).astype(np.float32),
+                "state": rng.normal(size=(steps, robot.state_dim)).astype(np.float32),
+                "action": rng.uniform(-1, 1, (steps, robot.action_dim)).astype(np.float32),
             }
             words = INSTRUCTIONS[seed % 3]
             if obedient:

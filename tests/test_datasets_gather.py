@@ -85,6 +85,10 @@ def assert_window(
     for name, frames in batch.depth.items():
         got = frames[place] if spec.history > 1 else frames[place][None]
         np.testing.assert_array_equal(got, rows[f"depth/{name}"][past])
+    assert set(batch.future_images) == (set(batch.images) if spec.future else set())
+    for name, frames in batch.future_images.items():
+        expected = rows[f"images/{name}"][min(step + spec.future, steps - 1)]
+        np.testing.assert_array_equal(frames[place], expected)
     state = batch.state[place] if spec.history > 1 else batch.state[place][None]
     np.testing.assert_array_equal(state, rows["state"][past])
     future = np.arange(step, step + spec.horizon)
@@ -97,9 +101,10 @@ def assert_window(
 
 
 @pytest.mark.parametrize("cache", ["none", "ram"])
-@pytest.mark.parametrize("history", [1, 3])
-def test_every_window_equals_plain_zarr(store, rows, cache, history):  # noqa: ANN001
-    spec = WindowSpec(6, history, streams=("simulator_state", "time_ns"), depth=("wrist",))
+@pytest.mark.parametrize(("history", "future"), [(1, 0), (3, 0), (1, 4), (2, 7)])
+def test_every_window_equals_plain_zarr(store, rows, cache, history, future):  # noqa: ANN001
+    streams = ("simulator_state", "time_ns")
+    spec = WindowSpec(6, history, streams=streams, depth=("wrist",), future=future)
     gather = WindowGather(store, spec, cache=cache, threads=2)
     every = np.random.default_rng(0).permutation(len(gather.windows))
     owner = [(e, s) for e, streams in enumerate(rows) for s in range(len(streams["action"]))]

@@ -52,6 +52,41 @@ def test_looks_only_when_the_queue_is_empty(env: RobosuiteEnv) -> None:
     assert act.seen[0].instruction == result.instruction
 
 
+@pytest.mark.parametrize(("history", "horizon"), [(2, 4), (3, 2), (1, 3)])
+def test_a_history_is_that_of_the_last_ticks(
+    env: RobosuiteEnv, monkeypatch: pytest.MonkeyPatch, history: int, horizon: int
+) -> None:
+    ticks: list[int] = []  # at which an observation was made
+    states: list[np.ndarray] = []  # of each tick
+    given: list[np.ndarray] = []
+    observe, step = env.observe, env.step
+
+    def watched_observe() -> Observation:
+        ticks.append(len(states))
+        return observe()
+
+    def watched_step(action: np.ndarray) -> None:
+        states.append(env.state())
+        step(action)
+
+    def act(observation: Observation) -> np.ndarray:
+        given.append(observation.state.reshape(history, -1))
+        frames = observation.images["front"]
+        assert frames.shape[:-3] == ((history,) if history > 1 else ())
+        return np.full((horizon, 7), 0.1 * len(given), np.float32)
+
+    monkeypatch.setattr(env, "observe", watched_observe)
+    monkeypatch.setattr(env, "step", watched_step)
+    monkeypatch.setattr(env, "max_steps", 9)
+    rollout(env, act, 3, None, horizon, history=history)
+    for call, seen in enumerate(given):
+        tick = call * horizon
+        wanted = [max(0, tick - back) for back in range(history - 1, -1, -1)]
+        np.testing.assert_array_equal(seen, np.stack([states[t] for t in wanted]))
+    assert len(set(ticks)) == len(ticks)
+    assert len(ticks) < 9 or history > horizon
+
+
 def test_states_are_kept_only_on_demand(env: RobosuiteEnv) -> None:
     result = rollout(env, Recorder(), seed=3, keep_states=False)
     assert result.states.shape[0] == 0 and result.steps == 20

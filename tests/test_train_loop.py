@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from policy_helpers import CONFIG, INSTRUCTIONS, make_observation, make_store
+from policy_helpers import CONFIG, EMBODIMENT, INSTRUCTIONS, make_observation, make_store
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -19,9 +19,10 @@ from ulna.datasets.store import Store
 from ulna.policies.checkpoint import load_policy
 from ulna.policies.policy import Policy
 from ulna.train.config import OptimizerConfig, TrainConfig
-from ulna.train.loop import split_episodes, train
+from ulna.train.loop import train
 from ulna.train.optimizer import Ema, make_optimizer
 from ulna.train.recipes import recipe
+from ulna.train.training_data import TrainingData, split_episodes
 
 QUIET = Console(quiet=True)
 TINY = replace(
@@ -181,3 +182,85 @@ def test_refusals(store, tmp_path):
             train(replace(TINY, device="cuda"), store, tmp_path / "other", QUIET)
     with pytest.raises(ValueError, match="nowhere.zarr"):
         train(TINY, tmp_path / "nowhere.zarr", tmp_path / "third", QUIET)
+
+
+SECOND = replace(
+    EMBODIMENT,
+    name="second",
+    state_names=("a", "b"),
+    action_names=("p", "q"),
+    action_low=(-1.0, -1.0),
+    action_high=(1.0, 1.0),
+    cameras=EMBODIMENT.cameras[:1],
+)
+
+
+@pytest.fixture(scope="module")
+def stores(store: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two of one robot, one of another."""
+    folder = tmp_path_factory.mktemp("several")
+    make_store(folder / "more.zarr", episodes=3)
+    make_store(folder / "second.zarr", episodes=4, robot=SECOND)
+    return [store, folder / "more.zarr", folder / "second.zarr"]
+
+
+def test_several_stores_teach_one_policy_and_resume_to_the_bit(stores, tmp_path, monkeypatch):
+    config = replace(TINY, weights=(1.0, 1.0, 2.0))
+    train(config, stores, tmp_path / "straight", QUIET)
+    update = Ema.update
+
+    def stop_after_two(self: Ema, model: torch.nn.Module) -> None:
+        update(self, model)
+        if self.updates == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Ema, "update", stop_after_two)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, stores, tmp_path / "stopped", QUIET)
+    train(config, stores, tmp_path / "stopped", QUIET)
+    straight, resumed = (
+        load_file(tmp_path / name / "policy/model.safetensors") for name in ("straight", "stopped")
+    )
+    assert all(torch.equal(straight[key], resumed[key]) for key in straight)
+    policy = load_policy(tmp_path / "straight", embodiment=SECOND)
+    assert [robot.name for robot in policy.slots.embodiments] == ["tiny", "second"]
+    assert policy.slots.action_width == 3
+
+
+def test_mixed_batches_keep_the_weights_and_the_slots(stores):
+    config = replace(TINY, weights=(1.0, 1.0, 2.0), held_out_windows=9)
+    data = TrainingData(config, stores)
+    parts = [next(data) for _ in range(10)]
+    rows = {0: 0, 1: 0}
+    for part in parts:
+        for slot, batch in part:
+            rows[slot] += len(batch.instructions)
+            assert batch.state.shape[1] == data.robots[slot].state_dim
+    assert rows[0] == rows[1] == 40
+    assert [slot for slot, _ in data.held_out()] == [0, 0, 1]
+    assert data.stats[0].episodes == 4 + 2  # two stores of one robot, without those held out
+    data.close()
+    with pytest.raises(ValueError, match="2 weights for 3 stores"):
+        TrainingData(replace(config, weights=(1.0, 2.0)), stores)
+    with pytest.raises(ValueError, match="at random, not in order 'clip'"):
+        TrainingData(replace(config, order="clip"), stores)
+
+
+def test_training_goes_on_from_a_policy_and_video_teaches_without_actions(store, tmp_path):
+    config = replace(TINY, policy=recipe("dual_stream").policy)
+    config = replace(
+        config,
+        policy=replace(
+            config.policy, horizon=4, execution_horizon=2, trunk=CONFIG.trunk,
+            vision=CONFIG.vision, instruction=CONFIG.instruction,
+        ),
+    )  # fmt: skip
+    video = replace(config, objective="video")
+    watched = train(video, store, tmp_path / "video", QUIET)
+    start = replace(config, init_from=str(watched), init_fresh=("action.",), steps=1)
+    made = train(start, store, tmp_path / "tuned", QUIET)
+    one, two = (load_file(folder / "model.safetensors") for folder in (watched, made))
+    moved = (one["future.enter.weight"] - two["future.enter.weight"]).abs().max()
+    assert 0 < float(moved) < 0.02  # one step from where the other ended
+    assert torch.equal(one["world_target.mean"], two["world_target.mean"])

@@ -30,6 +30,8 @@ class TrainConfig:
     """Windows per step and process."""
     gradient_accumulation: int = 1
     """Batches summed into one optimizer step."""
+    weights: tuple[float, ...] = ()
+    """Shares of the windows that come from each store, relative to one another; empty: equal."""
     objective: Objective = "policy"
     """`video` learns from what is seen alone, without actions and states (a policy with a future
     only); what it learned is taken up with `init_from`."""

@@ -20,7 +20,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ..datasets.schema import require_same_embodiment
 from ..envs.intervals import wilson
 from ..envs.parallel import run_episodes
 from ..envs.robosuite_env import embodiment_of
@@ -52,11 +51,8 @@ def evaluate(
         raise ValueError(f"episodes must be 1 or more, got {episodes}")
     instructions = task_instructions(task)
     policy = load_policy(run)  # refuses a broken checkpoint before any process is started
-    require_same_embodiment(
-        policy.embodiment,
-        embodiment_of(policy.embodiment.render_profile or "fast"),
-        f"the arm of {task}",
-    )
+    arm = embodiment_of(policy.embodiment.render_profile or "fast")
+    policy.use(arm, f"the arm of {task}")
     profile, execution = policy.embodiment.render_profile, policy.config.execution_horizon
     weights = run / "model.safetensors"
     weights = weights if weights.exists() else run / "policy" / "model.safetensors"
@@ -74,8 +70,8 @@ def evaluate(
                 progress.update(bar, advance=1, good=good)
 
             return run_episodes(
-                task, partial(load_act, run), jobs, workers, execution,
-                render_profile=profile, on_result=on_result,
+                task, partial(load_act, run, embodiment=arm), jobs, workers, execution,
+                render_profile=profile, on_result=on_result, history=policy.config.history,
             )  # fmt: skip
 
     named = roll([(scene, None) for scene in scenes], "evaluate")

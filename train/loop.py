@@ -1,6 +1,6 @@
 """**The training loop, top to bottom.** One process, or many under `torchrun` through accelerate.
 
-    loader --Batch--> policy.loss --> gradients --> AdamW, one-cycle rate --> averaged weights (EMA)
+    data --batch--> policy.loss --> gradients --> AdamW, one-cycle rate --> averaged weights (EMA)
                                                        every so often: held-out loss, resume point
 
 What is written where: `train/run_folder.py`. Names of runs: `train/recipes.py`.
@@ -9,7 +9,7 @@ What is written where: `train/run_folder.py`. Names of runs: `train/recipes.py`.
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -22,22 +22,21 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch.func import functional_call
 
-from ..datasets.gather import WindowSpec
-from ..datasets.loader import WindowLoader
-from ..datasets.norm_stats import kept_norm_stats
-from ..datasets.store import Store
 from ..policies.checkpoint import load_weights_into, save_policy
 from ..policies.policy import Policy
-from ..policies.policy_config import PolicyConfig
 from .config import TrainConfig
 from .hardware import allocator, choose_device, choose_precision, choose_threads
 from .optimizer import Ema, make_optimizer
 from .run_folder import RunFolder, RunRecord
+from .training_data import TrainingData
 
 
-def train(config: TrainConfig, data: Path, out: Path, console: Console | None = None) -> Path:
+def train(
+    config: TrainConfig, data: Path | Sequence[Path], out: Path, console: Console | None = None
+) -> Path:
     """Train a policy on the store `data`; returns the checkpoint folder `out/policy`.
 
+    Several stores, also of different robots, are mixed (`train/training_data.py`).
     A run found in `out` with the same settings goes on where it was. Ctrl-C finishes the step,
     writes a resume point and raises KeyboardInterrupt.
     """
@@ -55,24 +54,12 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
     )
     rank, world_size = accelerator.process_index, accelerator.num_processes
 
-    store = Store.open(data)
-    taught, held_out = split_episodes(len(store.episodes), config.held_out_fraction, config.seed)
-    loader = WindowLoader(
-        store, window_spec(config.policy), config.batch_size, config.seed, taught,
-        rank=rank, world_size=world_size, mode=config.order, cache=config.cache,
-        allocate=allocator(device),
-    )  # fmt: skip
-    held_out_loader = WindowLoader(
-        store, window_spec(config.policy), 1, config.seed, held_out, prefetch=0,
-        cache=config.cache,
-    )  # fmt: skip
-    stats = kept_norm_stats(store, taught)
-
+    paths = [data] if isinstance(data, Path) else list(data)
+    source = TrainingData(config, paths, rank, world_size, allocator(device))
     torch.manual_seed(config.seed)
-    policy = Policy(config.policy, store.embodiment, stats)
+    policy = Policy(config.policy, source.robots, source.stats)
     policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    some = np.random.default_rng(config.seed).permutation(len(loader.windows))
-    policy.calibrate(loader.batch_at(np.sort(some[: max(256, config.batch_size)])))
+    policy.calibrate(source.first(256))
     if config.init_from:
         load_weights_into(policy, Path(config.init_from), config.init_fresh)
     optimizer, schedule = make_optimizer(policy, config.optimizer, config.steps)
@@ -82,19 +69,19 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
 
     run = RunFolder(out)
     if accelerator.is_main_process:
-        run.begin(RunRecord(config, str(data), device, precision))
+        run.begin(RunRecord(config, ", ".join(map(str, paths)), device, precision))
     accelerator.wait_for_everyone()
     inner = optimizer.optimizer  # accelerate's wrapper adds nothing to its state
     resumed = run.load(policy, inner, schedule, ema, generator)
     step, elapsed_before = 0, 0.0
     if resumed is not None:
         step, elapsed_before = resumed["step"], resumed["elapsed_s"]
-        loader.load_state_dict(resumed["position"])
+        source.load_state_dict(resumed["position"])
     console.print(
         f"training on {device} in {precision}, {threads} threads, {world_size} process(es): "
-        f"{sum(p.numel() for p in policy.parameters()) / 1e6:.2f} M parameters, {len(taught)} "
-        f"episodes, {len(loader.windows)} windows, "
-        + ("frames kept in memory" if loader.cache == "ram" else "frames decoded as needed")
+        f"{sum(p.numel() for p in policy.parameters()) / 1e6:.2f} M parameters, "
+        f"{source.taught} episodes, {source.windows} windows, "
+        + ("frames kept in memory" if source.cache == "ram" else "frames decoded as needed")
         + (f"; resumed at step {step}" if resumed is not None else "")
     )
 
@@ -105,7 +92,7 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
 
     def save() -> None:
         if accelerator.is_main_process:
-            run.save(step, policy, inner, schedule, ema, generator, loader.state_dict(), elapsed())
+            run.save(step, policy, inner, schedule, ema, generator, source.state_dict(), elapsed())
 
     recent: list[float] = []
     policy.train()
@@ -115,7 +102,7 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
             loss_sum = 0.0
             for _ in range(config.gradient_accumulation):
                 with accelerator.accumulate(model):
-                    loss = model(next(loader), generator, config.objective)
+                    loss = model(next(source), generator, config.objective)
                     accelerator.backward(loss)
                     if accelerator.sync_gradients:
                         accelerator.clip_grad_norm_(
@@ -147,9 +134,7 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
                 }  # fmt: skip
                 recent.clear()
                 if step % config.held_out_every == 0 or last:
-                    line["held_out_loss"] = held_out_loss(
-                        policy, ema, held_out_loader, config, accelerator
-                    )
+                    line["held_out_loss"] = held_out_loss(policy, ema, source, config, accelerator)
                     console.print(
                         f"step {step:5d}  loss {line['loss']:.4f}  held-out "
                         f"{line['held_out_loss']:.4f}  {elapsed():.0f} s"
@@ -163,53 +148,29 @@ def train(config: TrainConfig, data: Path, out: Path, console: Console | None = 
             if step % config.save_every == 0 and not last:
                 save()
     if accelerator.is_main_process:
-        save_policy(run.policy, policy, stats, ema.state_dict(policy))
+        save_policy(run.policy, policy, source.stats, ema.state_dict(policy))
         save()
-    loader.close()
-    held_out_loader.close()
+    source.close()
     accelerator.wait_for_everyone()
     return run.policy
 
 
-def window_spec(policy: PolicyConfig) -> WindowSpec:
-    """What a policy learns from, around each step."""
-    future = 0
-    if policy.future is not None:
-        future = policy.future.steps_ahead or policy.horizon
-    return WindowSpec(policy.horizon, policy.history, future=future)
-
-
-def split_episodes(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
-    """(taught, held out): a seeded share of the episodes, at least one, is never trained on."""
-    held = max(1, round(count * fraction))
-    if held >= count:
-        raise ValueError(
-            f"{count} episode(s) are too few to hold {held} out and train on the rest; "
-            "collect more (`ulna collect TASK --out STORE --episodes N --append`)"
-        )
-    order = np.random.default_rng(seed).permutation(count)
-    return sorted(order[held:].tolist()), sorted(order[:held].tolist())
-
-
 def held_out_loss(
-    policy: Policy, ema: Ema, loader: WindowLoader, config: TrainConfig, accelerator: Accelerator
+    policy: Policy, ema: Ema, source: TrainingData, config: TrainConfig, accelerator: Accelerator
 ) -> float:
     """Loss of the averaged weights on fixed windows of held-out episodes with fixed noise: the
     same question each time it is asked."""
-    count = min(config.held_out_windows, len(loader.windows))
-    chosen = np.random.default_rng(0).permutation(len(loader.windows))[:count]
     generator = torch.Generator().manual_seed(0)
     weights = ema.state_dict(policy)
     policy.eval()
-    losses = []
+    losses, counts = [], []
     with torch.no_grad(), accelerator.autocast():
-        for part in np.array_split(chosen, max(1, count // config.batch_size)):
-            loss = functional_call(
-                policy, weights, (loader.batch_at(part), generator, config.objective)
-            )
-            losses.append(float(loss) * len(part))
+        for part in source.held_out():
+            loss = functional_call(policy, weights, ((part,), generator, config.objective))
+            losses.append(float(loss))
+            counts.append(len(part[1].instructions))
     policy.train()
-    return round(sum(losses) / count, 6)
+    return round(float(np.average(losses, weights=counts)), 6)
 
 
 @contextmanager
