@@ -8,16 +8,20 @@
     dual_stream   DUST                     an action stream and a stream of what will be seen
     mutual        AKI                      causal, but images see the instruction behind them
 
+    smolvlm, paligemma, qwen_vl            an action expert on a pretrained VLM (`BACKBONES`)
+
 `ulna train NAME` takes them as recipes (`train/recipes.py`); every field stays a flag.
 """
 
 from collections.abc import Callable
 from dataclasses import replace
 
+from .expert import TrunkConfig
 from .policy_config import PolicyConfig
 from .process import DiffusionConfig
 from .sampler import SamplerConfig
 from .vision import VitConfig
+from .vlm import VlmConfig
 from .world_target import FutureConfig
 
 
@@ -94,3 +98,53 @@ PRESETS: dict[str, Callable[[], PolicyConfig]] = {
     "dual_stream": dual_stream,
     "mutual": mutual,
 }
+
+
+def smolvlm() -> PolicyConfig:
+    """SmolVLA-shaped: the first 16 text layers of SmolVLM2-500M, frozen, as SmolVLA prompts it, and
+    an action expert of three quarters of its width (arXiv 2506.01844)."""
+    return _on(
+        VlmConfig(
+            weights="HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+            layers=16,
+            prompt="{images}{instruction}\n",
+            image_marks=False,
+            resize="pad_left_top",
+        ),
+        width=720,
+    )
+
+
+def paligemma() -> PolicyConfig:
+    """pi0-shaped: PaliGemma, frozen, and an action expert of half its width."""
+    return _on(VlmConfig(weights="google/paligemma-3b-pt-224", resize="pad"), width=1024)
+
+
+def qwen_vl() -> PolicyConfig:
+    """The first half of Qwen2.5-VL-3B with LoRA adapters; images see the instruction (AKI)."""
+    return _on(
+        VlmConfig(
+            weights="Qwen/Qwen2.5-VL-3B-Instruct", layers=18, training="lora", mask="mma",
+            image_size=224,
+        ),
+        width=1024,
+    )  # fmt: skip
+
+
+def _on(backbone: VlmConfig, width: int) -> PolicyConfig:
+    return PolicyConfig(
+        horizon=50,
+        execution_horizon=25,
+        backbone=backbone,
+        trunk=TrunkConfig(width=width),
+        sampler=SamplerConfig(steps=10),
+    )
+
+
+BACKBONES: dict[str, Callable[[], PolicyConfig]] = {
+    "smolvlm": smolvlm,
+    "paligemma": paligemma,
+    "qwen_vl": qwen_vl,
+}
+"""Policies on pretrained VLMs. `backbone.weights` is a Hub id or the folder of a download; the
+commands stand in `policies/vlm.py`."""

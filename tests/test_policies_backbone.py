@@ -12,7 +12,9 @@ from vlm_checkpoints import write_checkpoint
 from ulna.datasets.norm_stats import NormStats, stream_stats
 from ulna.datasets.schema import Batch, Camera, Observation
 from ulna.policies.checkpoint import load_policy, save_policy
+from ulna.policies.expert import TrunkConfig
 from ulna.policies.policy import Policy
+from ulna.policies.presets import BACKBONES
 from ulna.policies.vlm import VlmConfig
 
 FAMILIES = ("smolvlm", "paligemma", "qwen2_5_vl", "qwen3_vl")
@@ -83,6 +85,28 @@ def test_lora_and_full_training_reach_the_backbone(weights: Path):
         policy.loss(make_batch(4), torch.Generator().manual_seed(0)).backward()
         grown = [n for n, p in policy.named_parameters() if p.grad is not None and p.grad.any()]
         assert any(expected in name for name in grown)
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_its_presets_build_on_a_small_checkpoint_of_their_family(name: str, tmp_path: Path):
+    family = {"smolvlm": "smolvlm", "paligemma": "paligemma", "qwen_vl": "qwen2_5_vl"}[name]
+    write_checkpoint(tmp_path / family, family)
+    config = BACKBONES[name]()
+    assert config.backbone is not None
+    small = replace(
+        config,
+        backbone=replace(config.backbone, weights=str(tmp_path / family), layers=2, image_size=0),
+        trunk=TrunkConfig(width=24),
+        horizon=4,
+        execution_horizon=2,
+    )
+    policy = wake(Policy(small, EMBODIMENT, make_stats()))
+    chunk = policy.act(make_observation())
+    assert chunk.shape == (4, 3) and np.isfinite(chunk).all()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = policy.train().loss(make_batch(4), torch.Generator().manual_seed(0))
+    loss.backward()
+    assert torch.isfinite(loss)
 
 
 def two_robots() -> Policy:

@@ -10,10 +10,10 @@ from ..datasets.schema import unknown_name
 from ..policies.expert import TrunkConfig
 from ..policies.instruction_tokens import ByteInstructionConfig
 from ..policies.policy_config import PolicyConfig
-from ..policies.presets import PRESETS
+from ..policies.presets import BACKBONES, PRESETS
 from ..policies.sampler import SamplerConfig
 from ..policies.vision import KeypointVisionConfig
-from .config import TrainConfig
+from .config import OptimizerConfig, TrainConfig
 
 
 def small() -> TrainConfig:
@@ -50,10 +50,29 @@ def of_preset(name: str) -> Callable[[], TrainConfig]:
     return make
 
 
+def on_backbone(name: str) -> Callable[[], TrainConfig]:
+    """The recipe that trains an action expert on a pretrained VLM: SmolVLA's numbers (arXiv
+    2506.01844, section 4) but for the schedule, which is this repository's."""
+
+    def make() -> TrainConfig:
+        return replace(
+            small(),
+            policy=BACKBONES[name](),
+            optimizer=OptimizerConfig(peak_learning_rate=1e-4, ema_decay=0.999),
+            steps=20_000,
+            held_out_every=500,
+            save_every=1000,
+        )
+
+    make.__doc__ = BACKBONES[name].__doc__
+    return make
+
+
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "small": small,
     "debug": debug,
     **{name: of_preset(name) for name in PRESETS},
+    **{name: on_backbone(name) for name in BACKBONES},
 }
 
 
