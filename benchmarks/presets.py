@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from presets_studies import STUDIES, TASK
+from presets_studies import EPISODES, STUDIES, TASK
 from presets_training import demonstrations
 from record import Benchmark, commit
 from scipy.stats import binomtest
@@ -61,15 +61,15 @@ def main() -> None:
 
 
 def prepare(runs: list[tuple[str, str, int]], scale: float, work: Path) -> None:
-    """What several runs share is made before any of them: the demonstrations and the base."""
-    from presets_studies import EPISODES, base
-
+    """The demonstrations, which several runs share, are made before any of them."""
     episodes = max(32 if scale < 1 else 16, round(EPISODES * min(1, scale)))
-    data = demonstrations(work, TASK, episodes)
-    if any(arm.endswith("/lift") for _, arm, _ in runs):
-        demonstrations(work, "lift", episodes)
-    if any(study == "world" for study, _, _ in runs):
-        base(0, scale, work, data)
+    studies = {study for study, _, _ in runs}
+    if studies - {"masks", "world"}:
+        demonstrations(work, TASK, episodes)
+    if studies & {"masks", "world"}:
+        demonstrations(work, TASK, episodes, quiet=True)
+    if "masks" in studies:
+        demonstrations(work, "lift", episodes, quiet=True)
 
 
 def place(work: Path, study: str, arm: str, seed: int) -> Path:

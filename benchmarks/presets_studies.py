@@ -36,7 +36,7 @@ from ulna.policies.pooled_head import PooledHeadConfig
 from ulna.policies.presets import dual_stream, expert, in_context, mutual, pooled_head
 from ulna.policies.process import FlowConfig
 from ulna.policies.sampler import SamplerConfig
-from ulna.policies.vision import VitConfig
+from ulna.policies.vision import FilmGridConfig
 from ulna.policies.world_target import FutureConfig
 
 TASK = "pick_named"
@@ -56,7 +56,7 @@ class Study:
 def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     """Dita's claim: actions as tokens among the image tokens, or one embedding of them."""
     data = demonstrations(work, TASK, max(16, round(EPISODES * min(1, scale))))
-    withheld = {"context_order": ("text", "image"), "vision": VitConfig(pool=2)}
+    withheld = {"context_order": ("text", "image"), "vision": FilmGridConfig()}
     config = {
         "in_context": lambda: replace(in_context(), **withheld),
         "in_context_flow": lambda: replace(in_context(), process=FlowConfig(), **withheld),
@@ -68,7 +68,7 @@ def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
             **withheld,
         ),
     }[arm]()
-    held = Windows(data, data.held_out, config, None)
+    held = Windows(data, data.held_out, config)
 
     def note(_step: int, policy: Policy) -> dict[str, float]:
         return {"held_out": round(held_out_losses(policy, held, 256)["action"], 4)}
@@ -122,7 +122,7 @@ def separation(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     """LlamaFusion's ablation: what the action expert shares with the context expert."""
     data = demonstrations(work, TASK, max(16, round(EPISODES * min(1, scale))))
     config = replace(expert(), share={"tied": "all", "ffn_only": "attention", "full": "none"}[arm])
-    held = Windows(data, data.held_out, config, None)
+    held = Windows(data, data.held_out, config)
     policy, log = fit(config, data, Fit(round(600 * scale), batch=32), seed)
     return {
         "parameters": parameters(policy),
@@ -144,7 +144,7 @@ def frozen(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
         policy.load_state_dict(kept)
 
     policy, log = fit(config, data, Fit(round(400 * scale), batch=32), seed, prepare)
-    held = Windows(data, data.held_out, config, None)
+    held = Windows(data, data.held_out, config)
     batch = held.some(64)
     with torch.no_grad():
         old, new = before.context(batch), policy.context(batch)
@@ -173,19 +173,22 @@ def base(seed: int, scale: float, work: Path, data: Data) -> Path:
 
 
 def masks(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
-    """AKI: images before the instruction, under a causal mask, with and without sight of it."""
+    """AKI: images before the instruction, under a causal mask, with and without sight of it.
+
+    The first windows of an undisturbed expert, whose chunks say little but where the named cube is.
+    """
     mask, task = arm.split("/")
-    data = demonstrations(work, task, max(16, round(EPISODES * min(1, scale))))
+    data = demonstrations(work, task, max(16, round(EPISODES * min(1, scale))), quiet=True)
     config = replace(
         mutual(),
         mask=mask,
         context_order=("image", "text"),
-        vision=VitConfig(film=False),
+        vision=FilmGridConfig(film=False),
         noise_draws=4,
     )
-    how = Fit(round(1500 * scale), batch=32, earliest=10, cameras=("front",))
-    held = Windows(data, data.held_out, config, how.earliest)
-    taught = Windows(data, data.taught, config, how.earliest)
+    how = Fit(round(1500 * scale), batch=32, earliest=6, cameras=("front",))
+    held = Windows(data, data.held_out, config, how)
+    taught = Windows(data, data.taught, config, how)
 
     def note(_step: int, policy: Policy) -> dict[str, float]:
         return {"held_out": round(held_out_losses(policy, held, 256)["action"], 4)}
@@ -254,27 +257,26 @@ def probe(policy: Policy, data: Data, taught: Windows, held: Windows) -> float:
 
 
 def world(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
-    """DUST's independent noise against tied noise, by conditional errors on held-out windows."""
-    data = demonstrations(work, TASK, max(16, round(EPISODES * min(1, scale))))
-    folder = base(0, scale, work, data)
+    """DUST's independent noise against tied noise, by conditional errors on held-out windows.
+
+    Nobody says which cube is meant, so what will be done is open until the future tells, and what
+    will be seen until the action does.
+    """
+    data = demonstrations(work, TASK, max(16, round(EPISODES * min(1, scale))), quiet=True)
     config = replace(
         dual_stream(),
-        future=FutureConfig(noise=arm),  # pyright: ignore[reportArgumentType]
+        future=FutureConfig(noise=arm, grid=2),  # pyright: ignore[reportArgumentType]
         sampler=SamplerConfig(steps=4),
         noise_draws=4,
     )
-    held = Windows(data, data.held_out, config, None)
+    how = Fit(round(1500 * scale), batch=32, earliest=12, instruction="pick up a cube")
+    held = Windows(data, data.held_out, config, how)
     windows = held.some(256)
-
-    def prepare(policy: Policy) -> None:
-        trained = load_policy(folder).observe.state_dict()
-        policy.observe.load_state_dict(trained, strict=False)  # it has no token for "no state"
-        policy.observe.requires_grad_(False)
 
     def note(_step: int, policy: Policy) -> dict[str, float]:
         return conditional_errors(policy, windows)
 
-    policy, log = fit(config, data, Fit(round(1200 * scale), batch=32), seed, prepare, note)
+    policy, log = fit(config, data, how, seed, note=note)
     asynchronous = {
         steps: conditional_errors(policy, windows, future_steps=steps)["action"]
         for steps in (4, 16, 32)
@@ -337,7 +339,8 @@ def own_future(policy: Policy, data: Data, held: Windows, count: int) -> float:
         ).numpy()
         frames: dict[str, list[np.ndarray]] = {name: [] for name in policy.observe.vision}
         for row, chunk in enumerate(chunks):
-            env.restore(batch.streams["simulator_state"][row], batch.instructions[row])
+            # Which cube is named changes neither the physics nor the picture.
+            env.restore(batch.streams["simulator_state"][row], "pick up the red cube")
             for action in chunk.astype(np.float32):
                 env.step(action)
             seen = env.observe()
@@ -359,7 +362,7 @@ def video(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     data = demonstrations(work, TASK, max(32, round(EPISODES * min(1, scale))))
     config = dual_stream()
     few = data.first(20 if scale >= 1 else 8)
-    held = Windows(data, data.held_out, config, None)
+    held = Windows(data, data.held_out, config)
     prepare = None
     log: list[dict[str, Any]] = []
     if arm == "video_first":

@@ -14,7 +14,7 @@ from ulna.datasets.loader import WindowLoader
 from ulna.datasets.norm_stats import kept_norm_stats
 from ulna.datasets.schema import Batch
 from ulna.datasets.store import Store
-from ulna.envs.collect import collect
+from ulna.envs.collect import QUIET, collect
 from ulna.policies.checkpoint import save_policy
 from ulna.policies.policy import Policy
 from ulna.policies.policy_config import Objective, PolicyConfig
@@ -36,13 +36,17 @@ class Data:
         return replace(self, taught=self.taught[:episodes])
 
 
-def demonstrations(work: Path, task: str, episodes: int, seed: int = 0) -> Data:
-    """`episodes` demonstrations of `task`, collected once; every eighth is held out."""
-    path = work / f"{task}.zarr"
+def demonstrations(work: Path, task: str, episodes: int, quiet: bool = False) -> Data:
+    """`episodes` demonstrations of `task`, collected once; every eighth is held out. `quiet`: the
+    expert undisturbed, so that a chunk depends on the scene alone."""
+    name = f"{task}-quiet" if quiet else task
+    path = work / f"{name}.zarr"
     if not path.exists():
-        beside = work / f"{task}.collecting.zarr"
-        collect(task, beside, episodes, seed, workers=2, append=beside.exists())
-        beside.rename(path)
+        noise = QUIET if quiet else None
+        collect(
+            task, work / f"{name}.collecting.zarr", episodes, workers=2, resume=True, noise=noise
+        )
+        (work / f"{name}.collecting.zarr").rename(path)
     store = Store.open(path)
     everyone = range(episodes)
     return Data(
@@ -64,14 +68,18 @@ class Fit:
     objective: Objective = "policy"
     cameras: tuple[str, ...] | None = None
     """Cameras the policy sees; None: all."""
+    instruction: str | None = None
+    """Said in every window instead of its own; None: its own."""
 
 
 class Windows:
     """Batches of chosen windows of some episodes, in a random order that the seed decides."""
 
     def __init__(
-        self, data: Data, episodes: Sequence[int], config: PolicyConfig, earliest: int | None
+        self, data: Data, episodes: Sequence[int], config: PolicyConfig, how: Fit | None = None
     ) -> None:
+        earliest = None if how is None else how.earliest
+        self.instruction = None if how is None else how.instruction
         spec = replace(window_spec(config), streams=("simulator_state",))
         self.loader = WindowLoader(
             data.store, spec, 1, 0, list(episodes), prefetch=0, cache="ram", threads=1
@@ -83,7 +91,10 @@ class Windows:
         self.index = index if earliest is None else index[step < earliest]
 
     def batch(self, index: np.ndarray) -> Batch:
-        return self.loader.batch_at(index)
+        batch = self.loader.batch_at(index)
+        if self.instruction is None:
+            return batch
+        return replace(batch, instructions=(self.instruction,) * len(index))
 
     def some(self, count: int, seed: int = 0) -> Batch:
         order = np.random.default_rng(seed).permutation(len(self.index))
@@ -111,7 +122,7 @@ def fit(
         seen = tuple(camera for camera in embodiment.cameras if camera.name in how.cameras)
         embodiment = replace(embodiment, cameras=seen)
     policy = Policy(config, embodiment, stats)
-    taught = Windows(data, data.taught, config, how.earliest)
+    taught = Windows(data, data.taught, config, how)
     policy.calibrate([(0, taught.some(256))])
     if prepare is not None:
         prepare(policy)

@@ -18,11 +18,12 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 
 from ..datasets.schema import Camera
+from .film_grid import FilmGridConfig
 from .image_transforms import drop_cameras, random_shift, to_float
 from .instruction_tokens import make_instruction_encoder
 from .policy_config import PolicyConfig
 from .trunk import Group
-from .vision import KeypointVisionConfig, VisionConfig, VitConfig, make_vision
+from .vision import KeypointVisionConfig, TimmConfig, VisionConfig, VitConfig, make_vision
 
 
 @dataclass(frozen=True)
@@ -202,7 +203,7 @@ def _listens(config: VisionConfig) -> bool:
     match config:
         case KeypointVisionConfig():
             return True
-        case VitConfig():
+        case FilmGridConfig() | VitConfig() | TimmConfig():
             return config.film
         case _:
             return False

@@ -1,7 +1,8 @@
 """Images to tokens: which encoder a camera has, and the one that looks *for* what was named.
 
-`make_vision` chooses: key points (below), a small vision transformer or raw patches
-(`policies/vit.py`), a pretrained encoder (`policies/timm_vision.py`). Key points:
+`make_vision` chooses: key points (below), a grid of convolution features
+(`policies/film_grid.py`), a small vision transformer or raw patches (`policies/vit.py`), a
+pretrained encoder (`policies/timm_vision.py`). Key points:
 
     image -> overlapping convolutions, each scaled and shifted by the instruction (FiLM)
           -> many attention maps over the image (spatial softmax)
@@ -22,6 +23,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .film import FilmBlock
+from .film_grid import FilmGridConfig, FilmGridVision
 from .timm_vision import TimmConfig, TimmVision
 from .vit import PatchConfig, PatchVision, VitConfig, VitVision
 
@@ -39,22 +42,6 @@ class KeypointVisionConfig:
     """Attention maps per camera."""
     tokens: int = 4
     """Tokens per camera."""
-
-
-class FilmBlock(nn.Module):
-    """Residual pair of 3x3 convolutions, modulated per channel by the condition."""
-
-    def __init__(self, width: int, condition_dim: int) -> None:
-        super().__init__()
-        self.norm = nn.GroupNorm(8, width)
-        self.first = nn.Conv2d(width, width, 3, padding=1)
-        self.second = nn.Conv2d(width, width, 3, padding=1)
-        self.film = nn.Linear(condition_dim, 2 * width)
-        nn.init.zeros_(self.film.bias)
-
-    def forward(self, x: Tensor, condition: Tensor) -> Tensor:
-        scale, shift = self.film(condition)[:, :, None, None].chunk(2, dim=1)
-        return x + self.second(F.silu(self.first(self.norm(x)) * (1 + scale) + shift))
 
 
 class KeypointVision(nn.Module):
@@ -119,8 +106,8 @@ class KeypointVision(nn.Module):
         return tokens + self.embedding
 
 
-VisionConfig = KeypointVisionConfig | VitConfig | PatchConfig | TimmConfig
-VisionEncoder = KeypointVision | VitVision | PatchVision | TimmVision
+VisionConfig = KeypointVisionConfig | FilmGridConfig | VitConfig | PatchConfig | TimmConfig
+VisionEncoder = KeypointVision | FilmGridVision | VitVision | PatchVision | TimmVision
 
 
 def make_vision(
@@ -138,6 +125,8 @@ def make_vision(
     match config:
         case KeypointVisionConfig():
             return KeypointVision(config, *size)
+        case FilmGridConfig():
+            return FilmGridVision(config, *size)
         case VitConfig():
             return VitVision(config, *size)
         case PatchConfig():

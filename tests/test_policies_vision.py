@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from ulna.policies.vision import (
+    FilmGridConfig,
     KeypointVision,
     KeypointVisionConfig,
     PatchConfig,
@@ -15,6 +16,7 @@ from ulna.policies.vision import (
 
 SMALL: dict[str, VisionConfig] = {
     "keypoints": KeypointVisionConfig(width=8, blocks=1, maps=4, tokens=2),
+    "film_grid": FilmGridConfig(width=8, blocks=1),
     "vit": VitConfig(width=16, depth=2, heads=2),
     "vit_separate_pooled": VitConfig(overlap=False, width=16, depth=1, heads=2, pool=2),
     "vit_blind": VitConfig(film=False, width=16, depth=1, heads=2),
@@ -99,7 +101,7 @@ def test_a_row_does_not_depend_on_its_neighbours(name):
     assert torch.allclose(together[1:2], encoder(images[1:2], condition[1:2]), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["keypoints", "vit", "patch", "timm"])
+@pytest.mark.parametrize("name", ["keypoints", "film_grid", "vit", "patch", "timm"])
 def test_a_shift_of_nothing_is_no_shift(name):
     encoder = make_vision(SMALL[name], 4, 16, 32, 48).eval()
     images, condition = torch.rand(2, 3, 32, 48), torch.randn(2, 4)
