@@ -11,12 +11,11 @@ learn that neighbours belong together.
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .film import FilmBlock
+from .film import FilmFeatures
 from .vit import GridPosition, grid_of
 
 
@@ -59,13 +58,9 @@ class FilmGridVision(nn.Module):
         self.config = config
         self.tokens = rows * columns
         channels, step = config.width, config.patch // config.stride
-        self.stem = nn.Conv2d(
-            3, channels, 2 * config.stride, stride=config.stride, padding=config.stride // 2
+        self.features = FilmFeatures(
+            channels, config.blocks, config.stride, condition_dim if config.film else 0
         )
-        self.blocks = nn.ModuleList(
-            FilmBlock(channels, condition_dim if config.film else 0) for _ in range(config.blocks)
-        )
-        self.norm = nn.GroupNorm(8, channels)
         # As in vit.py: each cell also sees its neighbours' edge.
         self.down = nn.Conv2d(channels, 2 * channels, step + 2, stride=step, padding=1)
         self.position = GridPosition(rows, columns, trunk_width)
@@ -79,8 +74,5 @@ class FilmGridVision(nn.Module):
     ) -> Float[Tensor, "batch tokens trunk_width"]:
         """Tokens of one camera, row by row. `images` in [-1, 1]; `shift` (x, y in units of half an
         image) is where random cropping moved the content, and is taken off the positions."""
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            x = block(x, condition)
-        x = F.silu(self.down(F.silu(self.norm(x)))).flatten(2).transpose(1, 2)
+        x = F.silu(self.down(self.features(images, condition))).flatten(2).transpose(1, 2)
         return self.to_trunk(x) + self.position(shift).to(x.dtype)

@@ -101,7 +101,7 @@ class InstructionEncoder(nn.Module):
         """Write what the policy folder must hold beside the weights, for `files=` to read."""
         self.text.save_files(folder)
 
-    def encode(self, instructions: Sequence[str]) -> EncodedInstructions:
+    def forward(self, instructions: Sequence[str]) -> EncodedInstructions:
         """Trunk tokens and the condition vector of each instruction, and which tokens count."""
         distinct = sorted(set(instructions))
         row = {text: index for index, text in enumerate(distinct)}
@@ -123,15 +123,6 @@ class InstructionEncoder(nn.Module):
         tokens = self.to_trunk(x.transpose(1, 2)) * valid[:, :, None]
         return EncodedInstructions(tokens[select], condition, valid[select])
 
-    def forward(
-        self, instructions: Sequence[str]
-    ) -> tuple[Float[Tensor, "batch text_tokens width"], Float[Tensor, "batch condition_dim"]]:
-        """Tokens and condition where every token counts; `encode` says which do."""
-        tokens, condition, valid = self.encode(instructions)
-        if valid is not None:
-            raise ValueError("tokens that are not pooled come with a mask; call `encode`")
-        return tokens, condition
-
     def _ids(self, text: str) -> Tensor:
         ids = self.text.ids(text)
         if not ids:
@@ -144,6 +135,3 @@ def make_instruction_encoder(
 ) -> InstructionEncoder:
     """The encoder for `config`. `files`: the policy folder it is read from, if it is."""
     return InstructionEncoder(config, trunk_width, files)
-
-
-ByteInstructionEncoder = InstructionEncoder

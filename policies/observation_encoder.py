@@ -113,7 +113,7 @@ class ObservationEncoder(nn.Module):
         """
         groups: dict[str, list[Group]] = {"text": [], "image": []}
         if self.instruction is not None:
-            said = self.instruction.encode(seen.instructions)
+            said = self.instruction(seen.instructions)
             groups["text"] = [Group("text", said.tokens, valid=said.valid)]
             groups["image"] = self._images(seen, said.condition, generator, augment)
         if self.uses_state:

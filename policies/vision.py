@@ -19,11 +19,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .film import FilmBlock
+from .film import FilmFeatures
 from .film_grid import FilmGridConfig, FilmGridVision
 from .timm_vision import TimmConfig, TimmVision
 from .vit import PatchConfig, PatchVision, VitConfig, VitVision
@@ -64,13 +63,7 @@ class KeypointVision(nn.Module):
         self.config = config
         self.tokens = config.tokens
         channels = config.width
-        self.stem = nn.Conv2d(
-            3, channels, 2 * config.stride, stride=config.stride, padding=config.stride // 2
-        )
-        self.blocks = nn.ModuleList(
-            FilmBlock(channels, condition_dim) for _ in range(config.blocks)
-        )
-        self.norm = nn.GroupNorm(8, channels)
+        self.features = FilmFeatures(channels, config.blocks, config.stride, condition_dim)
         self.maps = nn.Conv2d(channels, config.maps, 1)
         # Maps that start flat all look at the middle and learn nothing for hundreds of steps.
         nn.init.normal_(self.maps.weight, std=4.0 * channels**-0.5)
@@ -92,10 +85,8 @@ class KeypointVision(nn.Module):
     ) -> Float[Tensor, "batch tokens trunk_width"]:
         """Tokens of one camera. `images` in [-1, 1]; `shift` (x, y in units of half an image) is
         where random cropping moved the content, and is taken off the key points again."""
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))
-        for block in self.blocks:
-            x = block(x, condition)
-        logits = self.maps(F.silu(self.norm(x))).flatten(2).float()  # (batch, maps, cells)
+        x = self.features(images, condition)
+        logits = self.maps(x).flatten(2).float()  # (batch, maps, cells)
         weights = logits.softmax(dim=-1)
         where = weights @ self.grid  # (batch, maps, 2)
         if shift is not None:

@@ -24,9 +24,9 @@ from .vlm_images import (
     Resize,
     area_size,
     longest_edge_size,
+    pad_to_square,
     patch_rows,
     resize,
-    resize_with_pad,
 )
 from .vlm_prompt import ImageMarks, Place
 
@@ -106,7 +106,7 @@ class Family(ABC):
         if self.how == "processor":
             levels = self.steps(levels, height, width)
         else:
-            levels = resize_with_pad(levels, height, left_top=self.how == "pad_left_top")
+            levels = pad_to_square(levels, height, left_top=self.how == "pad_left_top")
         return self.norm.apply(levels)
 
     def steps(self, levels: Tensor, height: int, width: int) -> Tensor:

@@ -98,7 +98,7 @@ def lanczos_weights(old: int, new: int, device: torch.device) -> Float[Tensor, "
     return (weights / weights.sum(dim=1, keepdim=True)).float().to(device)
 
 
-def resize_with_pad(
+def pad_to_square(
     levels: Float[Tensor, "rows 3 height width"],
     size: int,
     left_top: bool,

@@ -77,7 +77,7 @@ def test_the_policy_folder_is_all_that_is_needed(folders, tmp_path):
     second = make_instruction_encoder(elsewhere, 8, files=tmp_path).eval()
     second.load_state_dict(first.state_dict())
     words = ["push the red cube", "pick up the ünknown Ding 7"]
-    for one, other in zip(first.encode(words)[:2], second.encode(words)[:2], strict=True):
+    for one, other in zip(first(words)[:2], second(words)[:2], strict=True):
         assert torch.equal(one, other)
     (tmp_path / "tokenizer.json").unlink()
     with pytest.raises(ValueError, match="the policy's tokenizer is missing; it was '/gone/away'"):
@@ -124,7 +124,7 @@ def test_letters_a_tokenizer_would_drop_in_silence_are_refused(tmp_path):
 def test_an_empty_instruction_is_refused(folders, name):
     config = TokenizerConfig(tokenizer=str(folders[name]), width=8, tokens=1)
     with pytest.raises(ValueError, match="the instruction is empty"):
-        make_instruction_encoder(config, 8).encode([""])
+        make_instruction_encoder(config, 8)([""])
 
 
 def test_tokenizers_that_are_not_there_are_refused(tmp_path):

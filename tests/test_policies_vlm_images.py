@@ -10,7 +10,7 @@ from transformers import AutoImageProcessor
 from vlm_checkpoints import FAMILIES, write_checkpoint
 
 from ulna.policies.vlm import VlmBackbone, VlmConfig
-from ulna.policies.vlm_images import area_size, patch_rows, resize, resize_with_pad, to_levels
+from ulna.policies.vlm_images import area_size, pad_to_square, patch_rows, resize, to_levels
 
 SIZES = ((40, 52), (61, 33), (24, 90), (128, 96))
 
@@ -71,10 +71,10 @@ def lerobot_images() -> ModuleType:
 def test_padding_equals_lerobot(size) -> None:
     theirs = lerobot_images()
     unit = noise(*size).permute(0, 3, 1, 2).float() / 255
-    left_top = resize_with_pad(unit * 255, 64, left_top=True)
+    left_top = pad_to_square(unit * 255, 64, left_top=True)
     expected = theirs.resize_with_pad(unit, 64, 64, pad_value=0)
     torch.testing.assert_close(left_top / 255, expected, atol=1e-5, rtol=0)
-    around = resize_with_pad(unit * 255, 64, left_top=False)
+    around = pad_to_square(unit * 255, 64, left_top=False)
     expected = theirs.resize_with_pad_torch(unit, 64, 64)
     torch.testing.assert_close(around / 255, expected, atol=1e-5, rtol=0)
 
