@@ -139,10 +139,9 @@ class Policy(nn.Module):
     ) -> Float[Tensor, ""]:
         """The weighted sum of `losses`."""
         losses = self.losses(batch, generator, objective, slot)
-        weight = self.config.future.weight if self.config.future is not None else 1.0
-        return sum(
-            (weight if name == "future" else 1.0) * value for name, value in losses.items()
-        ) + torch.zeros(())  # fmt: skip
+        if self.config.future is not None:
+            losses["future"] = self.config.future.weight * losses["future"]
+        return torch.stack(list(losses.values())).sum()
 
     def losses(
         self,
