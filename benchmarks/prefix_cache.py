@@ -85,7 +85,7 @@ def ways(layout: Layout, seed: int) -> dict[str, Callable[[], torch.Tensor]]:
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(description="What does the cache save?")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--seeds", type=int, default=3)

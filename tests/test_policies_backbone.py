@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def weights(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
-def with_backbone(weights: Path, **changes: object) -> Policy:
+def with_backbone(weights: Path, **changes: Any) -> Policy:
     torch.manual_seed(0)
     backbone = VlmConfig(weights=str(weights), dtype="float32", **changes)
     return wake(Policy(replace(CONFIG, backbone=backbone), EMBODIMENT, make_stats()))

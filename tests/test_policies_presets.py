@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from ulna.policies.vision import VitConfig
 from ulna.policies.world_target import FutureConfig
 
 
-def small(name: str, **changes: object) -> PolicyConfig:
+def small(name: str, **changes: Any) -> PolicyConfig:
     """The preset in the sizes of the tests' tiny robot."""
     made = PRESETS[name]()
     vision = made.vision

@@ -286,11 +286,11 @@ def test_sharing_is_checked():
         make(context=Expert(), action=Expert(ffn_of="context", private_depth=1))
     with pytest.raises(ValueError, match="shares itself"):
         make(a=Expert(), b=Expert(ffn_of="a"), c=Expert(ffn_of="b"))
+    trunk = make_trunk()
+    context, action = make_groups()
     with pytest.raises(ValueError, match="flow time of shape .2,. or .2, 5., got .2, 3."):
-        trunk = make_trunk()
-        context, action = make_groups()
         trunk([replace(action, t=torch.zeros(2, 3))], trunk.context(context))
+    whole = replace(action)
+    object.__setattr__(whole, "x", action.x.long())  # past the check of annotations in tests
     with pytest.raises(ValueError, match="group 'action': expected floats"):
-        whole = replace(action)
-        object.__setattr__(whole, "x", action.x.long())  # past the check of annotations in tests
         trunk([whole], trunk.context(context))
