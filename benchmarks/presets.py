@@ -68,7 +68,7 @@ def prepare(runs: list[tuple[str, str, int]], scale: float, work: Path) -> None:
     studies = {study for study, _, _ in runs}
     if studies - {"masks", "world"}:
         demonstrations(work, TASK, episodes)
-    if studies & {"masks", "world"}:
+    if studies & {"language", "masks", "world"}:
         demonstrations(work, TASK, episodes, quiet=True)
     if "masks" in studies:
         demonstrations(work, "lift", episodes, quiet=True)

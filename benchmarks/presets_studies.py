@@ -76,7 +76,8 @@ def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     policy, log = fit(config, data, Fit(round(1200 * scale), batch=32), seed, note=note)
     folder = work / "policies" / f"language-{arm}-{seed}"
     save(policy, data, folder)
-    ends = end_points(policy, data, max(4, round(40 * scale)))
+    calm = demonstrations(work, TASK, len(data.taught) + len(data.held_out), quiet=True)
+    ends = end_points(policy, calm, max(4, round(40 * scale)))
     scenes = evaluation_seeds(seed, max(2, round(ROLLOUTS * min(1, scale))))
     results = run_episodes(
         TASK, partial(load_act, folder), [(scene, None) for scene in scenes], 1,
@@ -93,7 +94,8 @@ def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
 
 def end_points(policy: Policy, data: Data, episodes: int) -> float:
     """Mean distance (mm, in the plane of the table) between the tool and the named cube after a
-    chunk was executed without looking, from states 16 ticks before the expert was over the cube."""
+    chunk was executed without looking, from states 16 ticks before the undisturbed expert was over
+    the cube."""
     env = make_env(TASK, data.store.embodiment.render_profile)
     assert isinstance(env, RobosuiteEnv)
     distances = []

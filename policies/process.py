@@ -205,6 +205,11 @@ class SchedulerSolver:
         )
         self._scheduler.set_timesteps(steps)
         self._steps = self._scheduler.timesteps
+        if len(self._steps.unique()) < steps:
+            raise ValueError(
+                f"{steps} sampler steps of {config.solver} do not fit {config.noise_steps} noise "
+                "levels: some would be asked twice; use fewer --policy.sampler.steps"
+            )
         levels = config.noise_steps
         self.times = tuple(float(time) for time in _time_of(self._steps, levels))
 
@@ -223,15 +228,24 @@ def _scheduler(config: DiffusionConfig) -> DDPMScheduler:
         prediction_type=config.prediction,
         clip_sample=config.clip > 0,
         clip_sample_range=config.clip or 1.0,
-        timestep_spacing="trailing",  # the first step starts at pure noise (arXiv 2305.08891)
+        # Not "trailing", which asks at pure noise first: there noise is all there is to see, and
+        # clean data estimated from it is the network's error divided by almost nothing.
+        timestep_spacing="leading",
     )
 
 
 def _solver_options(config: DiffusionConfig) -> dict[str, Any]:
     if config.solver != "dpm++":
         return {}
-    # It has no clip; with few steps its last one is of first order, as its authors advise.
-    return {"algorithm_type": "dpmsolver++", "solver_order": 2, "lower_order_final": True}
+    # It has no clip, so it begins where data is seen at all (log of signal over noise above -4);
+    # with few steps its last one is of first order, as its authors advise.
+    return {
+        "algorithm_type": "dpmsolver++",
+        "solver_order": 2,
+        "lower_order_final": True,
+        "timestep_spacing": "linspace",
+        "lambda_min_clipped": -4.0,
+    }
 
 
 def _time_of(k: Tensor, levels: int) -> Float[Tensor, " count"]:

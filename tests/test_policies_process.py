@@ -1,5 +1,7 @@
 """Processes and samplers against what is known in closed form."""
 
+import math
+
 import pytest
 import scipy.stats
 import torch
@@ -65,8 +67,10 @@ def drawn(config: ProcessConfig, steps: int, count: int = 4000) -> torch.Tensor:
 
 @pytest.mark.parametrize("config", [FlowConfig(), *DIFFUSIONS], ids=str)
 def test_the_best_guess_of_a_gaussian_leads_to_that_gaussian(config: ProcessConfig):
-    result = drawn(config, 100)
-    assert abs(float(result.mean()) - MEAN) < 0.03
+    result = drawn(config, 50)
+    # DPM-Solver++ takes noise for data with a signal of e^-4, that is MEAN e^-4 off.
+    begins_off = MEAN * math.exp(-4) if getattr(config, "solver", "") == "dpm++" else 0.0
+    assert abs(float(result.mean()) - MEAN) < 0.03 + begins_off
     assert abs(float(result.std()) - SPREAD) < 0.05
 
 
@@ -105,7 +109,8 @@ def test_training_times_of_diffusion_are_those_its_solver_asks_at():
     process = make_process(DiffusionConfig(noise_steps=50))
     times = process.sample_time(2000, torch.Generator().manual_seed(0))
     assert set(process.solver(50).times) == set(times.tolist())
-    assert process.solver(10).times[0] == 0.0  # pure noise
+    times = process.solver(10).times  # not at pure noise, where nothing is to be seen
+    assert times == pytest.approx([0.08 + 0.1 * step for step in range(10)])
 
 
 def test_beta_times_follow_the_law_of_pi0():
@@ -214,3 +219,5 @@ def test_refusals():
         sample(lambda x, t: x, start, flow, {"action": 4})
     with pytest.raises(ValueError, match="200 sampler steps, but .* 100 noise levels"):
         make_process(DiffusionConfig()).solver(200)
+    with pytest.raises(ValueError, match="100 sampler steps of dpm.. do not fit 100 noise"):
+        make_process(DiffusionConfig(solver="dpm++")).solver(100)
