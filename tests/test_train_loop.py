@@ -239,6 +239,10 @@ def test_mixed_batches_keep_the_weights_and_the_slots(stores):
             assert batch.state.shape[1] == data.robots[slot].state_dim
     assert rows[0] == rows[1] == 40
     assert [slot for slot, _ in data.held_out()] == [0, 0, 1]
+    held = np.concatenate([batch.state for slot, batch in data.held_out() if slot == 1])
+    first = [batch.state for slot, batch in data.first(5) if slot == 1][0]
+    assert len(first) == 5
+    assert not (first[:, None] == held[None]).all(-1).any()  # no scale from what is held out
     assert data.stats[0].episodes == 4 + 2  # two stores of one robot, without those held out
     data.close()
     with pytest.raises(ValueError, match="2 weights for 3 stores"):

@@ -59,7 +59,8 @@ def train(
     torch.manual_seed(config.seed)
     policy = Policy(config.policy, source.robots, source.stats)
     policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    policy.calibrate(source.first(256))
+    if config.policy.future is not None:
+        policy.calibrate(source.first(256))
     if config.init_from:
         load_weights_into(policy, Path(config.init_from), config.init_fresh)
     optimizer, schedule = make_optimizer(policy, config.optimizer, config.steps)

@@ -42,8 +42,8 @@ class TrainingData:
         if len(weights) != len(paths):
             raise ValueError(f"{len(weights)} weights for {len(paths)} stores; give one per store")
         self.config = config
-        spec = window_spec(config.policy)
-        stores = [Store.open(path) for path in paths]
+        spec = self._spec = window_spec(config.policy)
+        stores = self._stores = [Store.open(path) for path in paths]
         splits = [
             split_episodes(len(store.episodes), config.held_out_fraction, config.seed)
             for store in stores
@@ -58,7 +58,8 @@ class TrainingData:
             NormStats.merged([k for k, s in zip(known, self.slot_of, strict=True) if s == slot])
             for slot in range(len(self.robots))
         ]
-        self.taught = sum(len(taught) for taught, _ in splits)
+        self._taught = [taught for taught, _ in splits]
+        self.taught = sum(len(taught) for taught in self._taught)
         shared = {"rank": rank, "world_size": world_size, "allocate": allocate}
         self.source: WindowLoader | Mixture
         if len(stores) == 1:
@@ -93,13 +94,16 @@ class TrainingData:
         return tuple((self.slot_of[part.source], part.batch) for part in made)
 
     def first(self, windows: int) -> list[tuple[int, Batch]]:
-        """About so many random windows of each store, for what must be known before training:
-        held-out ones, whose batches do not disturb the order of training."""
+        """At most so many random windows of each store, for what must be known before training.
+        They are taught ones: what is held out may not even set a scale."""
         rng = np.random.default_rng(self.config.seed)
         found = []
-        for slot, loader in zip(self.slot_of, self._held_out, strict=True):
+        for slot, store, taught in zip(self.slot_of, self._stores, self._taught, strict=True):
+            some = sorted(rng.permutation(taught)[:windows].tolist())
+            loader = WindowLoader(store, self._spec, 1, 0, some, prefetch=0, cache="none")
             chosen = rng.permutation(len(loader.windows))[:windows]
             found.append((slot, loader.batch_at(np.sort(chosen))))
+            loader.close()
         return found
 
     def held_out(self) -> Iterator[tuple[int, Batch]]:
