@@ -110,9 +110,9 @@ Simulated = tuple[int, str, str, dict[str, np.ndarray], np.ndarray, np.ndarray]
 def _simulated(episodes: int, steps: tuple[int, int]) -> Iterator[Simulated]:
     """Episodes of the disturbed expert, as `ulna collect` makes them but of a fixed length."""
     from ulna.envs.collect import Disturbance, Noise
+    from ulna.envs.cube_tasks import CUBE_TASKS
     from ulna.envs.experts import CubeExpert
     from ulna.envs.robosuite_env import RobosuiteEnv
-    from ulna.envs.tasks import CUBE_TASKS
 
     for number, task in enumerate(TASKS):
         env = RobosuiteEnv(CUBE_TASKS[task], "near", image_size=SIZE)

@@ -142,8 +142,8 @@ def _pictures() -> dict[str, np.ndarray]:
     """Rendered scenes with sensor noise; two cameras are the other two, mirrored."""
     from loader_data import noisy
 
+    from ulna.envs.cube_tasks import CUBE_TASKS
     from ulna.envs.robosuite_env import RobosuiteEnv
-    from ulna.envs.tasks import CUBE_TASKS
 
     env = RobosuiteEnv(CUBE_TASKS["pick_named"], "near")
     rng = np.random.default_rng(0)

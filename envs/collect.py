@@ -25,13 +25,13 @@ from rich.progress import (
 )
 
 from ..datasets.image_codec import Lossless
-from ..datasets.schema import Episode, unknown_name
+from ..datasets.schema import Episode
 from ..datasets.store import Store
 from ..datasets.writer import Writer
-from .experts import CubeExpert
-from .robosuite_env import RobosuiteEnv, embodiment_of
+from .env import Env
 from .rollout import SEEDS_PER_RUN
-from .tasks import CUBE_TASKS, make_env
+from .task import Expert
+from .tasks import find_task, make_env
 from .workers import Failure, WorkerPool
 
 HOLD_STEPS = 4
@@ -106,10 +106,9 @@ class Disturbance:
         return np.clip(sent, -1.0, 1.0)
 
 
-def collect_episode(env: RobosuiteEnv, seed: int, noise: Noise) -> Episode:
+def collect_episode(env: Env, expert: Expert, seed: int, noise: Noise) -> Episode:
     """One demonstration; `success` says whether the expert made it within `env.max_steps`."""
     env.reset(seed)
-    expert = CubeExpert()
     disturbance = Disturbance(noise, seed)
     images: dict[str, list[np.ndarray]] = {camera.name: [] for camera in env.embodiment.cameras}
     streams: dict[str, list[np.ndarray]] = {}
@@ -152,12 +151,14 @@ class _CollectWorker:
 
     def __init__(self, task: str, render_profile: str, store_path: Path, noise: Noise) -> None:
         self._env = make_env(task, render_profile)
+        self._task = find_task(task)
         self._writer = Writer(store_path, Lossless(), tool="collect")
         self._noise = noise
 
     def __call__(self, seed: int) -> tuple[bool, int]:
         """Whether the episode of `seed` succeeded (then it is stored), and its steps."""
-        episode = collect_episode(self._env, seed, self._noise)
+        assert self._task.expert is not None
+        episode = collect_episode(self._env, self._task.expert(), seed, self._noise)
         if episode.success:
             self._writer.add_episode(episode)
         return bool(episode.success), episode.steps
@@ -176,7 +177,7 @@ def collect(
     append: bool = False,
     resume: bool = False,
     noise: Noise | None = None,
-    render_profile: str = "fast",
+    render_profile: str = "",
     progress: bool = True,
 ) -> CollectSummary:
     """Store `episodes` successful demonstrations of `task`; failed ones are not kept.
@@ -190,8 +191,10 @@ def collect(
         raise ValueError(f"episodes is {episodes}; expected 1 or more")
     if append and resume:
         raise ValueError("got both append and resume; append adds more, resume completes")
-    if task not in CUBE_TASKS:
-        raise unknown_name("task", task, CUBE_TASKS)
+    shown = find_task(task)
+    if shown.expert is None:
+        raise ValueError(f"nobody demonstrates {task}: it has no scripted expert")
+    profile = render_profile or shown.profiles[-1]
     store_path, started = Path(store_path), time.monotonic()
     first, present = seed * SEEDS_PER_RUN, set[int]()
     if (append or resume) and store_path.exists():
@@ -202,8 +205,8 @@ def collect(
             first = max(present, default=first - 1) + 1
             present = set()
     else:
-        Store.create(store_path, embodiment_of(render_profile))
-    make_worker = partial(_CollectWorker, task, render_profile, store_path, noise or Noise())
+        Store.create(store_path, shown.embodiment(profile))
+    make_worker = partial(_CollectWorker, task, profile, store_path, noise or Noise())
     stored = failed = steps = attempted = 0
     with (
         WorkerPool(make_worker, workers, timeout_s=120.0) as pool,

@@ -49,6 +49,10 @@ class Env(Protocol):
         """Measured joints in the order of `embodiment.joint_names`; does not render."""
         ...
 
+    def time_ns(self) -> int:
+        """Simulated time since the reset."""
+        ...
+
     def step(self, action: Float[np.ndarray, " action_dim"]) -> None:
         """Advance one control period (1 / control_hz) under `action`; values outside the
         embodiment's limits are clipped as the controller does. Does not render."""

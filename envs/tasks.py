@@ -1,40 +1,38 @@
-"""Which tasks exist, by name. Next: `envs/robosuite_env.py` (how such a task is simulated)."""
+"""Which tasks exist, by name, in all suites. Next: `envs/task.py` (what a task says of itself)."""
 
 from ..datasets.schema import unknown_name
-from .robosuite_env import CubeTask, RobosuiteEnv
-from .robosuite_scene import Cube
+from .cube_tasks import language_tasks
+from .env import Env
+from .task import Task
 
-RED = Cube("red", (0.85, 0.08, 0.08, 1.0))
-GREEN = Cube("green", (0.08, 0.6, 0.12, 1.0))
-BLUE = Cube("blue", (0.08, 0.15, 0.85, 1.0))
-
-CUBE_TASKS = {
-    task.name: task
-    for task in (
-        CubeTask(
-            name="pick_named",
-            cubes=(RED, GREEN, BLUE),
-            instructions=(
-                "pick up the red cube",
-                "pick up the green cube",
-                "pick up the blue cube",
-            ),
-            max_steps=100,
-        ),
-        CubeTask(name="lift", cubes=(RED,), instructions=("lift the cube",), max_steps=100),
-    )
-}
+SUITES = (language_tasks,)
+"""Each gives the table of one suite."""
 
 
-def make_env(task: str, render_profile: str = "fast") -> RobosuiteEnv:
-    """The environment of a task; costs seconds, so make one per process and reset it."""
-    if task not in CUBE_TASKS:
-        raise unknown_name("task", task, CUBE_TASKS)
-    return RobosuiteEnv(CUBE_TASKS[task], render_profile)
+def all_tasks() -> dict[str, Task]:
+    """Every task by name, installed or not."""
+    return {name: task for suite in SUITES for name, task in suite().items()}
 
 
-def task_instructions(task: str) -> tuple[str, ...]:
-    """Every command the scenes of a task admit; costs nothing."""
-    if task not in CUBE_TASKS:
-        raise unknown_name("task", task, CUBE_TASKS)
-    return CUBE_TASKS[task].instructions
+def find_task(name: str) -> Task:
+    """The task called `name`; ValueError names the nearest one that exists."""
+    tasks = all_tasks()
+    if name not in tasks:
+        raise unknown_name("task", name, tasks)
+    return tasks[name]
+
+
+def make_env(task: str, render_profile: str = "") -> Env:
+    """The environment of a task under a render profile (empty: the task's own choice); costs
+    seconds, so make one per process and reset it.
+
+    Raises ValueError for an unknown task or profile, and for one whose packages are missing.
+    """
+    found = find_task(task)
+    profile = render_profile or found.profiles[-1]
+    if profile not in found.profiles:
+        raise unknown_name("render profile", profile, found.profiles)
+    missing = found.missing()
+    if missing:
+        raise ValueError(f"task {task} cannot run here: {missing}")
+    return found.make(profile)

@@ -61,6 +61,9 @@ class GantryEnv:
     def joint_position_rad(self) -> np.ndarray:
         return np.zeros(1)
 
+    def time_ns(self) -> int:
+        return round(self._steps * 1e9 / self.embodiment.control_hz)
+
     def step(self, action: np.ndarray) -> None:
         time.sleep(self._step_s)
         self._state[:3] += 0.01 * action[:3]

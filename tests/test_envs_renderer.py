@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 
 from ulna.envs import cache, renderer
+from ulna.envs.cube_tasks import CUBE_TASKS
 from ulna.envs.mesh_decimation import MIN_FACES
 from ulna.envs.robosuite_env import RobosuiteEnv
-from ulna.envs.tasks import make_env
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[RobosuiteEnv]:
-    env = make_env("pick_named")
+    env = RobosuiteEnv(CUBE_TASKS["pick_named"])
     yield env
     env.close()
 

@@ -8,14 +8,15 @@ import pytest
 from ulna.datasets.schema import Episode
 from ulna.envs.check_env import check_env
 from ulna.envs.collect import QUIET, Noise, collect_episode
+from ulna.envs.cube_tasks import CUBE_TASKS
 from ulna.envs.experts import CubeExpert
 from ulna.envs.robosuite_env import RobosuiteEnv, place_apart
-from ulna.envs.tasks import CUBE_TASKS, make_env
+from ulna.envs.tasks import make_env
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[RobosuiteEnv]:
-    env = make_env("pick_named")
+    env = RobosuiteEnv(CUBE_TASKS["pick_named"])
     yield env
     env.close()
 
@@ -34,7 +35,7 @@ def test_contract_of_pick_named(env: RobosuiteEnv) -> None:
 
 
 def test_contract_of_lift() -> None:
-    env = make_env("lift")
+    env = RobosuiteEnv(CUBE_TASKS["lift"])
     check_env(env)
     assert env.instructions == ("lift the cube",)
     env.close()
@@ -49,7 +50,7 @@ def test_check_env_notices_a_broken_promise(
 
 
 def test_another_process_would_place_the_same(env: RobosuiteEnv) -> None:
-    fresh = make_env("pick_named")
+    fresh = RobosuiteEnv(CUBE_TASKS["pick_named"])
     for _ in range(3):
         env.step(np.ones(7))
     for seed in (0, 12_345, 10**9):
@@ -111,7 +112,7 @@ def test_a_cube_on_its_corner_is_lifted_when_its_corner_is(env: RobosuiteEnv) ->
 
 @pytest.fixture(scope="module")
 def demonstration(env: RobosuiteEnv) -> Episode:
-    return collect_episode(env, 21, Noise())
+    return collect_episode(env, CubeExpert(), 21, Noise())
 
 
 def test_demonstration_replays_to_the_same_pixels(
@@ -162,7 +163,7 @@ def test_expert_picks_the_named_cube(env: RobosuiteEnv) -> None:
 
 
 def test_expert_without_noise_is_what_is_sent(env: RobosuiteEnv) -> None:
-    episode = collect_episode(env, 5, QUIET)
+    episode = collect_episode(env, CubeExpert(), 5, QUIET)
     np.testing.assert_array_equal(episode.streams["action"], episode.streams["action_sent"])
 
 

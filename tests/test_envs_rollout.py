@@ -13,18 +13,18 @@ from ulna.datasets.store import Store
 from ulna.datasets.writer import Writer
 from ulna.envs.baselines import make_random_act
 from ulna.envs.collect import Noise, collect, collect_episode
+from ulna.envs.cube_tasks import CUBE_TASKS
 from ulna.envs.experts import CubeExpert
 from ulna.envs.intervals import wilson
 from ulna.envs.parallel import run_episodes
 from ulna.envs.robosuite_env import RobosuiteEnv, embodiment_of
 from ulna.envs.rollout import SUCCESS_TICKS, EpisodeResult, evaluation_seeds, noise_seed, rollout
-from ulna.envs.tasks import make_env
 from ulna.envs.video import film, write_mp4
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[RobosuiteEnv]:
-    env = make_env("pick_named")
+    env = RobosuiteEnv(CUBE_TASKS["pick_named"])
     env.max_steps = 20
     yield env
     env.close()
@@ -119,7 +119,7 @@ def test_processes_give_the_results_of_one_process() -> None:
     episodes: list[tuple[int, str | None]] = [
         (seed, None if seed % 2 else "pick up the green cube") for seed in evaluation_seeds(0, 3)
     ]
-    env, act = make_env("pick_named"), make_random_act()
+    env, act = RobosuiteEnv(CUBE_TASKS["pick_named"]), make_random_act()
     here = [rollout(env, act, seed, instruction) for seed, instruction in episodes]
     env.close()
     told: list[int] = []
@@ -147,11 +147,11 @@ def test_a_policy_that_raises_is_a_crashed_episode() -> None:
 
 
 def test_collected_set_does_not_depend_on_workers_or_interruptions(tmp_path: Path) -> None:
-    path, env = tmp_path / "demo.zarr", make_env("lift")
+    path, env = tmp_path / "demo.zarr", RobosuiteEnv(CUBE_TASKS["lift"])
     wild = Noise(drift=0.8, fumble_probability=0.05)  # some fail, so that later waves are needed
     mine: list[Episode] = []
     while sum(bool(episode.success) for episode in mine) < 4:
-        mine.append(collect_episode(env, 400_000 + len(mine), wild))
+        mine.append(collect_episode(env, CubeExpert(), 400_000 + len(mine), wild))
     env.close()
     expected = [episode for episode in mine if episode.success]
     # An interrupted collection: two of the episodes, the later one first.

@@ -22,9 +22,8 @@ from rich.table import Table
 
 from ..envs.intervals import wilson
 from ..envs.parallel import run_episodes
-from ..envs.robosuite_env import embodiment_of
 from ..envs.rollout import EpisodeResult, evaluation_seeds
-from ..envs.tasks import make_env, task_instructions
+from ..envs.tasks import find_task, make_env
 from ..envs.video import film, write_mp4
 from ..envs.workers import Failure, WorkerPool
 from ..policies.checkpoint import load_act, load_policy, write_json
@@ -49,9 +48,10 @@ def evaluate(
     """
     if episodes < 1:
         raise ValueError(f"episodes must be 1 or more, got {episodes}")
-    instructions = task_instructions(task)
+    judged = find_task(task)
+    instructions = judged.instructions
     policy = load_policy(run)  # refuses a broken checkpoint before any process is started
-    arm = embodiment_of(policy.embodiment.render_profile or "fast")
+    arm = judged.embodiment(policy.embodiment.render_profile or judged.profiles[-1])
     policy.use(arm, f"the arm of {task}")
     profile, execution = policy.embodiment.render_profile, policy.config.execution_horizon
     weights = run / "model.safetensors"
