@@ -5,22 +5,33 @@
     uv run python benchmarks/presets.py --quick              a rehearsal in minutes
 
 Every (study, arm, seed) is a process with one thread, two at a time; what is done stays in the work
-folder and is not done again, so a stopped benchmark goes on. The studies: `presets_studies.py`.
+folder and is not done again, so a stopped benchmark goes on. The studies: `presets_studies.py` and
+`presets_world.py`; what they look with: `presets_eyes.py`.
 """
 
 import argparse
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from presets_studies import EPISODES, STUDIES, TASK
-from presets_training import demonstrations
+from presets_studies import frozen, language, masks, separation
+from presets_training import TASK, demonstrations, episodes_for, eyes_for
+from presets_world import video, world
 from record import Benchmark, commit
 from scipy.stats import binomtest
+
+
+@dataclass(frozen=True)
+class Study:
+    arms: tuple[str, ...]
+    run: Callable[[str, int, float, Path], dict[str, Any]]
+    compare: Callable[[dict[str, Any]], dict[str, float]]
 
 
 def main() -> None:
@@ -63,15 +74,15 @@ def main() -> None:
 
 
 def prepare(runs: list[tuple[str, str, int]], scale: float, work: Path) -> None:
-    """The demonstrations, which several runs share, are made before any of them."""
-    episodes = max(32 if scale < 1 else 16, round(EPISODES * min(1, scale)))
+    """What several runs share, the demonstrations and the eyes, is made before any of them."""
     studies = {study for study, _, _ in runs}
-    if studies - {"masks", "world"}:
-        demonstrations(work, TASK, episodes)
+    stores = [demonstrations(work, TASK, episodes_for(scale))]
     if studies & {"language", "masks", "world"}:
-        demonstrations(work, TASK, episodes, quiet=True)
+        stores.append(demonstrations(work, TASK, episodes_for(scale), quiet=True))
     if "masks" in studies:
-        demonstrations(work, "lift", episodes, quiet=True)
+        stores.append(demonstrations(work, "lift", episodes_for(scale), quiet=True))
+    for data in stores:
+        eyes_for(work, data, scale)
 
 
 def place(work: Path, study: str, arm: str, seed: int) -> Path:
@@ -94,7 +105,7 @@ def report(studies: list[str], seeds: list[int], work: Path, quick: bool) -> Non
             [arm, *(spread(runs, name) for name in numbers(arms))] for arm, runs in arms.items()
         ]
         benchmark.table(f"{study}, {len(seeds)} seed(s)", ["arm", *numbers(arms)], rows)
-        ratios |= COMPARISONS[study](arms)
+        ratios |= STUDIES[study].compare(arms)
     benchmark.table("compared", ["what", "value"], list(ratios.items()))
     for arms in found.values():
         for runs in arms.values():
@@ -185,13 +196,15 @@ def compare_video(arms: dict[str, Any]) -> dict[str, float]:
     }
 
 
-COMPARISONS = {
-    "language": compare_language,
-    "world": compare_world,
-    "separation": compare_separation,
-    "frozen": compare_frozen,
-    "masks": compare_masks,
-    "video": compare_video,
+STUDIES = {
+    "language": Study(("in_context", "pooled_head", "in_context_flow"), language, compare_language),
+    "world": Study(("independent", "tied"), world, compare_world),
+    "separation": Study(("tied", "ffn_only", "full"), separation, compare_separation),
+    "frozen": Study(("frozen", "dense"), frozen, compare_frozen),
+    "masks": Study(
+        ("mma/pick_named", "causal/pick_named", "mma/lift", "causal/lift"), masks, compare_masks
+    ),
+    "video": Study(("video_first", "scratch"), video, compare_video),
 }
 
 if __name__ == "__main__":

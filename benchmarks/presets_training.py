@@ -3,12 +3,14 @@
 import copy
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from presets_eyes import Eyes, give_eyes, remember, remembering, train_eyes
 
 from ulna.datasets.loader import WindowLoader
 from ulna.datasets.norm_stats import kept_norm_stats
@@ -23,17 +25,26 @@ from ulna.train.hardware import choose_precision
 from ulna.train.optimizer import Ema, make_optimizer
 from ulna.train.training_data import window_spec
 
+TASK = "pick_named"
+EPISODES = 400
+EYES_STEPS = 1500
+
 
 @dataclass(frozen=True)
 class Data:
     """A store, split: `taught` episodes teach, `held_out` ones never do."""
 
+    name: str
     store: Store
     taught: tuple[int, ...]
     held_out: tuple[int, ...]
 
     def first(self, episodes: int) -> "Data":
         return replace(self, taught=self.taught[:episodes])
+
+
+def episodes_for(scale: float) -> int:
+    return EPISODES if scale >= 1 else 32
 
 
 def demonstrations(work: Path, task: str, episodes: int, quiet: bool = False) -> Data:
@@ -50,6 +61,7 @@ def demonstrations(work: Path, task: str, episodes: int, quiet: bool = False) ->
     store = Store.open(path)
     everyone = range(episodes)
     return Data(
+        name,
         store,
         tuple(i for i in everyone if i % 8),
         tuple(i for i in everyone if i % 8 == 0),
@@ -72,26 +84,55 @@ class Fit:
     """Said in every window instead of its own; None: its own."""
 
 
+def eyes_for(work: Path, data: Data, scale: float) -> Eyes:
+    """The eyes of all studies and what they see of this store; made once per work folder."""
+    weights = work / "eyes.safetensors"
+    if not weights.exists():
+        disturbed = demonstrations(work, TASK, episodes_for(scale))
+        train_eyes(disturbed, weights, max(8, round(EYES_STEPS * scale)))
+    return Eyes(weights, remember(data, weights, work / f"seen-{data.name}.safetensors"))
+
+
 class Windows:
     """Batches of chosen windows of some episodes, in a random order that the seed decides."""
 
     def __init__(
-        self, data: Data, episodes: Sequence[int], config: PolicyConfig, how: Fit | None = None
+        self,
+        data: Data,
+        episodes: Sequence[int],
+        config: PolicyConfig,
+        how: Fit | None = None,
+        pictures: bool = True,
     ) -> None:
-        earliest = None if how is None else how.earliest
-        self.instruction = None if how is None else how.instruction
+        """`pictures`: whether frames are read; without, black ones of the right size stand in."""
+        how = how or Fit(0)
+        self.instruction = how.instruction
         spec = replace(window_spec(config), streams=("simulator_state",))
+        self.black = {}
+        if not pictures:
+            self.black = {c.name: (c.height, c.width, 3) for c in data.store.embodiment.cameras}
+            spec = replace(spec, cameras=(), future=0)
         self.loader = WindowLoader(
             data.store, spec, 1, 0, list(episodes), prefetch=0, cache="ram", threads=1
         )
         windows = self.loader.windows
         index = np.arange(len(windows))
-        episode = windows.episodes(index)
-        step = index - windows.first_rows(episode)
-        self.index = index if earliest is None else index[step < earliest]
+        place = windows.episodes(index)
+        step = index - windows.first_rows(place)
+        lengths = np.array([record.steps for record in data.store.episodes])
+        episode = np.asarray(episodes)[place]
+        self.row = (np.cumsum(lengths) - lengths)[episode] + step
+        """Row of the store in which each window begins."""
+        ahead = config.horizon if config.future is None else config.future.steps_ahead
+        left = lengths[episode] - 1 - step
+        self.future_row = self.row + np.minimum(ahead or config.horizon, left)
+        self.index = index if how.earliest is None else index[step < how.earliest]
 
     def batch(self, index: np.ndarray) -> Batch:
         batch = self.loader.batch_at(index)
+        if self.black:
+            black = {n: np.zeros((len(index), *size), np.uint8) for n, size in self.black.items()}
+            batch = replace(batch, images=black)
         if self.instruction is None:
             return batch
         return replace(batch, instructions=(self.instruction,) * len(index))
@@ -108,11 +149,12 @@ def fit(
     seed: int,
     prepare: Callable[[Policy], None] | None = None,
     note: Callable[[int, Policy], dict[str, float] | None] | None = None,
+    eyes: Eyes | None = None,
 ) -> tuple[Policy, list[dict[str, Any]]]:
     """A policy trained from `seed`, with its averaged weights, and its log.
 
     `prepare` may give it weights to start from; `note(step, averaged policy)` adds to the log
-    eight times on the way.
+    eight times on the way. With `eyes` its encoders are those, frozen.
     """
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -122,8 +164,12 @@ def fit(
         seen = tuple(camera for camera in embodiment.cameras if camera.name in how.cameras)
         embodiment = replace(embodiment, cameras=seen)
     policy = Policy(config, embodiment, stats)
-    taught = Windows(data, data.taught, config, how)
-    policy.calibrate([(0, taught.some(256))])
+    if eyes is not None:
+        give_eyes(policy, eyes.weights)
+    taught = Windows(data, data.taught, config, how, pictures=eyes is None)
+    if config.future is not None:
+        pictured = taught if eyes is None else Windows(data, data.taught, config, how)
+        policy.calibrate([(0, pictured.some(256))])
     if prepare is not None:
         prepare(policy)
     optimizer, schedule = make_optimizer(
@@ -138,8 +184,13 @@ def fit(
     began = time.perf_counter()
     policy.train()
     for step in range(1, how.steps + 1):
-        batch = taught.batch(np.sort(order.choice(taught.index, how.batch, replace=False)))
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        index = np.sort(order.choice(taught.index, how.batch, replace=False))
+        batch = taught.batch(index)
+        rows = taught.row[index], taught.future_row[index]
+        with (
+            nullcontext() if eyes is None else remembering(policy, eyes.seen, *rows),
+            torch.autocast("cpu", torch.bfloat16, enabled=half),
+        ):
             loss = policy.loss(batch, generator, how.objective)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)

@@ -95,7 +95,11 @@ class Policy(nn.Module):
         else:
             self.action = GeneratedStream(config, "action", config.horizon, dim, len(robots))
         if config.future is not None:
-            self.world_target = WorldTarget(config.future, len(self.cameras))
+            own = self.observe
+            condition = 0 if own.instruction is None else own.instruction.condition_dim
+            self.world_target = WorldTarget(
+                config.future, len(self.cameras), dict(own.vision.items()), trunk.width, condition
+            )
             self.future = GeneratedStream(
                 config, "future", self.world_target.tokens, config.future.features
             )
@@ -204,8 +208,10 @@ class Policy(nn.Module):
         return losses
 
     def calibrate(self, parts: Sequence[tuple[int, Batch]]) -> None:
-        """Take from first batches what must be known before training: the scale of the future."""
+        """Take from first batches what must be known before training: who looks at the future,
+        and its scale."""
         if self.world_target is not None:
+            self.world_target.look_with(dict(self.observe.vision.items()))
             self.world_target.calibrate([self.border.future_images(b) for _, b in parts])
 
     # ------------------------------------------------------------------ acting

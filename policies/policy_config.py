@@ -115,6 +115,11 @@ class PolicyConfig:
             raise ValueError(
                 f"mask {self.mask!r} hides the future from the action; use mask 'joint'"
             )
+        if self.future is not None and self.future.encoder == "eyes" and self.backbone is not None:
+            raise ValueError(
+                "the encoders of a pretrained backbone cannot be copied as the future's eyes; use "
+                "--policy.future.encoder random"
+            )
         if self.experts == "shared" and self.freeze_context:
             raise ValueError("freeze_context needs an action expert of its own")
         if self.backbone is not None and (

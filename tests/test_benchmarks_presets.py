@@ -11,7 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from policy_helpers import make_batch
+import torch
+from policy_helpers import CONFIG, make_batch, make_policy
+
+from ulna.datasets.schema import Batch
+from ulna.policies.image_transforms import to_float
+from ulna.policies.vision import FilmGridConfig
+from ulna.policies.world_target import FutureConfig
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
@@ -53,6 +59,41 @@ def test_the_named_cube_is_read_from_the_simulators_state(script: Callable[[str]
     places = presets_studies.named_places(batch, ("red", "green", "blue"))
     # position of cube i begins at 10 + 7 i; a lone cube is the first
     assert places.tolist() == [[24, 25], [50, 51], [90, 91]]
+
+
+def test_memories_stand_in_for_eyes_without_changing_a_number(script: Callable[[str], Any]):
+    """What a frozen encoder saw, taken from the table, teaches the same as looking."""
+    eyes = script("presets_eyes")
+    vision = FilmGridConfig(film=False, patch=8, width=8, blocks=1)
+    config = replace(
+        CONFIG,
+        mask="joint",
+        vision=vision,
+        augment=eyes.PLAIN,
+        future=FutureConfig(features=3, encoder="eyes"),
+    )
+    policy, batch = make_policy(config=config).train(), make_batch(4)
+    policy.calibrate([(0, batch)])
+    images = {n: torch.from_numpy(x) for n, x in batch.images.items()}
+    after = {n: torch.from_numpy(x) for n, x in batch.future_images.items()}
+    blank = torch.zeros(6, eyes.policy_condition(policy))
+    with torch.no_grad():
+        seen = {
+            name: torch.cat([encoder(to_float(x[name]), blank) for x in (images, after)])
+            for name, encoder in policy.observe.vision.items()
+        }
+
+    def losses(given: Batch) -> dict[str, float]:
+        made = policy.losses(given, torch.Generator().manual_seed(0))
+        return {name: float(loss.detach()) for name, loss in made.items()}
+
+    looked = losses(batch)
+    black = {name: np.zeros_like(x) for name, x in batch.images.items()}
+    with eyes.remembering(policy, seen, np.arange(6), np.arange(6, 12)):
+        remembered = losses(replace(batch, images=black, future_images={}))
+    assert remembered == pytest.approx(looked, rel=1e-5)
+    assert losses(batch) == looked  # the eyes are back
+    assert losses(replace(batch, images=black)) != looked
 
 
 def test_the_cache_in_miniature_is_exact_and_written_nowhere():

@@ -12,7 +12,7 @@ from policy_helpers import CONFIG, make_batch, make_observation, make_policy, ma
 from ulna.datasets.schema import Observation
 from ulna.policies.checkpoint import load_policy, load_weights_into, save_policy
 from ulna.policies.expert import TrunkConfig
-from ulna.policies.image_transforms import AugmentConfig
+from ulna.policies.image_transforms import AugmentConfig, to_float
 from ulna.policies.key_cache import Cache
 from ulna.policies.policy import Policy
 from ulna.policies.policy_config import PolicyConfig
@@ -169,6 +169,29 @@ def test_video_teaches_the_future_without_looking_at_actions_or_state():
     assert policy.observe.state_in.weight.grad is None
     with pytest.raises(ValueError, match="recipe dual_stream"):
         make_policy().losses(make_batch(4), None, "video")
+
+
+def test_the_futures_eyes_are_those_of_the_beginning():
+    config = small("dual_stream")
+    config = replace(config, future=FutureConfig(features=3, encoder="eyes"))
+    policy, batch = make_policy(config=config), make_batch(4)
+    policy.calibrate([(0, batch)])
+    target = policy.world_target
+    assert target is not None
+    tokens = policy.future_tokens(batch)
+    assert tokens.shape == (6, 4, 3)  # two tokens of each of two cameras
+    assert torch.allclose(tokens.mean(0), torch.zeros(4, 3), atol=1e-5)
+    images = policy.border.future_images(batch)
+    blank = torch.zeros(6, target.condition_dim)
+    seen = [policy.observe.vision[n](to_float(x), blank) for n, x in images.items()]
+    assert torch.allclose(target.standardized(seen), tokens, atol=1e-6)
+    optimizer = torch.optim.SGD(policy.train().parameters(), 0.1)
+    policy.loss(batch, torch.Generator().manual_seed(0)).backward()
+    optimizer.step()
+    policy.eval()
+    now = [policy.observe.vision[n](to_float(x), blank) for n, x in images.items()]
+    assert not torch.equal(now[0], seen[0])
+    assert torch.equal(policy.future_tokens(batch), tokens)
 
 
 def test_tied_noise_gives_both_streams_one_time_and_independent_noise_does_not():
