@@ -9,7 +9,7 @@ on them). Units and frames are in the names; shapes are in the annotations.
 """
 
 import difflib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
@@ -116,10 +116,18 @@ class Observation:
     noise_seed: int = 0
     """Seeds the noise a generative policy starts from, so that an episode's outcome depends on its
     own seed and tick alone, never on what else was computed beside it."""
+    planned: Float[np.ndarray, "planned action_dim"] | None = None
+    """Actions that are decided already, raw units, the first one due at this observation's tick;
+    for policies that join a new chunk to the one before it. None: no plan."""
+    inference_delay: int = 0
+    """How many of `planned` will have been executed before the answer can be used, in ticks."""
 
 
 Act = Callable[[Observation], Float[np.ndarray, "horizon action_dim"]]
 """A policy seen from outside: one observation in, one action chunk out."""
+
+ActBatch = Callable[[Sequence[Observation]], Sequence[Float[np.ndarray, "horizon action_dim"]]]
+"""The same for several observations at once; each chunk depends on its own observation alone."""
 
 
 @dataclass(frozen=True)

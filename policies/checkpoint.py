@@ -126,11 +126,16 @@ def load_act(
     device: str = "cpu",
     threads: int | None = 1,
     embodiment: Embodiment | None = None,
+    realtime: str | None = None,
 ) -> Act:
-    """The policy in `folder` as a function; for worker processes, which get `threads` each."""
+    """The policy in `folder` as a function; for worker processes, which get `threads` each.
+
+    `realtime`: how it joins a chunk to the plan under way (`Policy.use_realtime`); None: as its
+    config says."""
     if threads is not None:
         torch.set_num_threads(threads)
-    return load_policy(folder, device, embodiment).act
+    policy = load_policy(folder, device, embodiment)
+    return (policy if realtime is None else policy.use_realtime(realtime)).act
 
 
 def read_json(path: Path) -> object:

@@ -12,11 +12,25 @@ modulation by flow time are always the expert's own.
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 Modulation = tuple[Tensor, ...]
 """Shift, scale, gate of the attention, then of the feed-forward."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """Flow times as features of an expert's width."""
+
+    time: Float[Tensor, "batch _ width"]
+    """One time per row, or one per token."""
+    decided: Bool[Tensor, "batch tokens 1"] | None = None
+    """Tokens that have t = 1 whatever `time` says; None: none."""
+    clean: Float[Tensor, "1 1 width"] | None = None
+    """Features of t = 1."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +149,17 @@ class ExpertLayer(nn.Module):
             nn.init.zeros_(self.modulation.weight)
             nn.init.zeros_(self.modulation.bias)
 
-    def modulate(self, condition: Tensor | None) -> Modulation | None:
-        """`condition` (batch, 1 or tokens, width) or None for clean groups."""
+    def modulate(self, condition: Condition | None) -> Modulation | None:
+        """`condition`: None for clean groups."""
         if self.modulation is None or condition is None:
             return None
-        return self.modulation(condition).chunk(6, dim=-1)
+        modulation = self.modulation(condition.time)
+        if condition.decided is not None:
+            # Two products of one row each, not one per token: cheaper, and a token that is not
+            # decided gets to the bit what it would get if none were.
+            clean = self.modulation(condition.clean)
+            modulation = torch.where(condition.decided, clean, modulation)
+        return modulation.chunk(6, dim=-1)
 
 
 class SharedLayer:

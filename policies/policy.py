@@ -31,6 +31,7 @@ from .observation_encoder import ObservationEncoder, Seen
 from .policy_config import Objective, PolicyConfig
 from .pooled_head import PooledHead, pool
 from .process import make_process
+from .realtime_chunking import Guidance, RealtimeMode, plan_of, sample_decided
 from .sampler import Known, sample
 from .trunk import Group, Trunk
 from .vlm import VlmBackbone
@@ -66,6 +67,8 @@ class Policy(nn.Module):
             config.padded_action or None,
         )
         self.slot = 0
+        self.realtime: RealtimeMode
+        self.use_realtime(config.realtime.mode)
         size = {} if config.image_size is None else {"": config.image_size}
         self.cameras = resolve_cameras(robots, size)
         self.border = Border(config, self.slots, self.cameras)
@@ -91,7 +94,10 @@ class Policy(nn.Module):
         self.pooled_head = self.action = self.future = self.world_target = None
         dim = self.slots.action_width
         if config.head == "pooled":
-            self.pooled_head = PooledHead(config.pooled_head, trunk.width, config.horizon, dim)
+            taught = config.realtime.max_delay > 0
+            self.pooled_head = PooledHead(
+                config.pooled_head, trunk.width, config.horizon, dim, taught
+            )
         else:
             self.action = GeneratedStream(config, "action", config.horizon, dim, len(robots))
         if config.future is not None:
@@ -117,6 +123,12 @@ class Policy(nn.Module):
     def use(self, embodiment: Embodiment, where: str = "this robot") -> "Policy":
         """Act for this robot from now on. Raises ValueError if it was not trained for it."""
         self.slot = self.slots.index(embodiment, where)
+        return self
+
+    def use_realtime(self, mode: str) -> "Policy":
+        """Join chunks to the plan under way like this from now on: `off`, `trained`, `guided`,
+        `identity` or `auto` (`policies/realtime_chunking.py`). Raises ValueError if it cannot."""
+        self.realtime = self.config.realtime.resolved(mode, self.config.process)
         return self
 
     # ------------------------------------------------------------------ teaching
@@ -155,7 +167,7 @@ class Policy(nn.Module):
         slot: int = 0,
     ) -> dict[str, Float[Tensor, ""]]:
         """Squared error of what the network says about each generated group, the ticks past an
-        episode's end left out.
+        episode's end and actions that are given (real-time chunking) left out.
 
         `slot`: which robot the batch is of; entries it does not have neither teach nor count.
         `generator` (CPU) draws augmentation, noise and flow times; None uses torch's global one.
@@ -180,6 +192,13 @@ class Policy(nn.Module):
         rows = next(iter(clean.values())).shape[0]
         device = self.device
 
+        keep = torch.from_numpy(~batch.action_is_pad).repeat_interleave(draws, dim=0)
+        decided = None
+        if config.realtime.max_delay and not video:
+            decided = sample_decided(config.realtime, keep.sum(1), config.horizon, generator)
+            keep, decided = keep & ~decided, decided.to(device)
+        keep = keep.to(device)
+
         noisy, times, targets = {}, {}, {}
         tied = config.future is not None and config.future.noise == "tied"
         t = None
@@ -190,7 +209,9 @@ class Policy(nn.Module):
             if t is None or not tied:
                 t = self.process.sample_time(rows, generator).to(device)
             times[name] = t
-            noisy[name], targets[name] = self.process.corrupt(x, noise, t)
+            if name == "action" and decided is not None:
+                times[name] = torch.where(decided, 1.0, t[:, None])
+            noisy[name], targets[name] = self.process.corrupt(x, noise, times[name])
         if video:
             shape = (rows, config.horizon, self.slots.action_width)
             noisy["action"] = torch.randn(shape, generator=generator).to(device) * valid
@@ -201,8 +222,7 @@ class Policy(nn.Module):
         for name, target in targets.items():
             error = (output[name].float() - target).square()  # (rows, tokens, dim)
             if name == "action":
-                keep = torch.from_numpy(~batch.action_is_pad).to(device)
-                losses[name] = masked_mean(error, keep.repeat_interleave(draws, dim=0), valid)
+                losses[name] = masked_mean(error, keep, valid)
             else:
                 losses[name] = error.mean()
         return losses
@@ -238,9 +258,17 @@ class Policy(nn.Module):
         cache = self._context(
             self.border.observations(observations, self.slot), None, augment=False
         )
-        chunk = self.generate(cache, noise, generators=generators)["action"]
+        plan, known, guide = None, None, None
+        if self.realtime != "off":
+            config = self.config
+            taught = config.realtime.max_delay if self.realtime == "trained" else None
+            plan = plan_of(observations, self.slots, self.slot, config.horizon, taught)
+            known, guide = plan.joined(self.realtime, config.realtime, config.sampler.steps)
+        chunk = self.generate(cache, noise, None, known, generators, guide)["action"]
+        chunk = chunk if plan is None else plan.kept(chunk)
         state = torch.from_numpy(np.stack([o.state for o in observations]))
-        return self.slots.unnormalize_chunk(chunk, state, self.slot).cpu().numpy()
+        commands = self.slots.unnormalize_chunk(chunk, state, self.slot).cpu().numpy()
+        return commands if plan is None else plan.kept_raw(commands)
 
     @torch.no_grad()
     def generate(
@@ -250,6 +278,7 @@ class Policy(nn.Module):
         given: Mapping[str, Tensor] | None = None,
         known: Mapping[str, Known] | None = None,
         generators: Sequence[torch.Generator] | None = None,
+        guide: Guidance | None = None,
     ) -> dict[str, Tensor]:
         """Clean groups, normalised, from noise of the same shapes under this context.
 
@@ -263,7 +292,7 @@ class Policy(nn.Module):
         noise, valid = dict(noise), self.slots.valid_actions(self.slot)
         if "action" in noise:
             noise["action"] = noise["action"] * valid
-        if self.pooled_head is None:
+        if self.pooled_head is None and not (guide is not None and guide.through_network):
             cache = cache.reserve(self._live_tokens({**noise, **(given or {})}))
         ask = self.network(cache, self.slot)
 
@@ -272,7 +301,7 @@ class Policy(nn.Module):
             # Nothing taught the entries a robot does not have: they stay where they are.
             return {n: v * valid if n == "action" else v for n, v in output.items()}
 
-        return sample(network, noise, self.process, steps, given, known, generators)
+        return sample(network, noise, self.process, steps, given, known, generators, guide)
 
     # ------------------------------------------------------------------ inside
 

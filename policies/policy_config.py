@@ -9,6 +9,7 @@ from .instruction_tokens import ByteInstructionConfig, InstructionConfig
 from .normalizer import NormalizationConfig
 from .pooled_head import PooledHeadConfig
 from .process import FlowConfig, ProcessConfig
+from .realtime_chunking import RealtimeConfig
 from .sampler import SamplerConfig
 from .vision import KeypointVisionConfig, VisionConfig
 from .vlm import VlmConfig
@@ -77,6 +78,8 @@ class PolicyConfig:
     pooled_head: PooledHeadConfig = field(default_factory=PooledHeadConfig)
     process: ProcessConfig = field(default_factory=FlowConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    realtime: RealtimeConfig = field(default_factory=RealtimeConfig)
+    """How a new chunk is joined to the actions under way while it was computed."""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 
     def __post_init__(self) -> None:
@@ -96,6 +99,12 @@ class PolicyConfig:
             raise ValueError(
                 f"context_order {order} must name text and image once each, and state at most once"
             )
+        if self.realtime.max_delay >= self.horizon:
+            raise ValueError(
+                f"realtime.max_delay {self.realtime.max_delay} leaves nothing of a chunk of "
+                f"{self.horizon} to predict; change --policy.realtime.max-delay or --policy.horizon"
+            )
+        self.realtime.resolved(self.realtime.mode, self.process)
         self._check_combinations()
 
     def _check_combinations(self) -> None:

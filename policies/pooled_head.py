@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .attention import time_features
 from .key_cache import Cache
+from .process import split_decided
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,18 @@ class PooledHeadConfig:
 
 class PooledHead(nn.Module):
     def __init__(
-        self, config: PooledHeadConfig, trunk_width: int, horizon: int, action_dim: int
+        self,
+        config: PooledHeadConfig,
+        trunk_width: int,
+        horizon: int,
+        action_dim: int,
+        realtime: bool = False,
     ) -> None:
+        """`realtime`: it is told which actions of the chunk are decided (real-time chunking)."""
         super().__init__()
-        self.horizon, self.time_width = horizon, trunk_width
-        width = config.width
-        self.enter = nn.Linear(horizon * action_dim + 2 * trunk_width, width)
+        self.horizon, self.time_width, self.realtime = horizon, trunk_width, realtime
+        width, told = config.width, horizon if realtime else 0
+        self.enter = nn.Linear(horizon * action_dim + 2 * trunk_width + told, width)
         self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(config.depth))
         self.up = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(config.depth))
         self.down = nn.ModuleList(nn.Linear(4 * width, width) for _ in range(config.depth))
@@ -43,11 +50,22 @@ class PooledHead(nn.Module):
     def forward(
         self,
         noisy: Float[Tensor, "batch horizon action_dim"],
-        t: Float[Tensor, " batch"],
+        t: Float[Tensor, "batch *horizon"],
         embedding: Float[Tensor, "batch width"],
     ) -> Float[Tensor, "batch horizon action_dim"]:
+        """Times as `GeneratedStream` takes them: t = 1 marks actions that are decided."""
+        t, decided = split_decided(t)
+        if decided is not None and not self.realtime:
+            raise ValueError(
+                "this pooled head knows one time per chunk and no action that is decided (real-"
+                "time chunking); train it with --policy.realtime.max-delay"
+            )
+        marks: list[Tensor] = []
+        if self.realtime:
+            none = noisy.new_zeros(noisy.shape[:2])
+            marks = [none if decided is None else decided.to(noisy.dtype)]
         time = time_features(t, self.time_width).to(noisy.dtype)
-        x = self.enter(torch.cat([noisy.flatten(1), time, embedding], dim=-1))
+        x = self.enter(torch.cat([noisy.flatten(1), time, embedding, *marks], dim=-1))
         for norm, up, down in zip(self.norms, self.up, self.down, strict=True):
             x = x + down(F.gelu(up(norm(x))))
         return self.leave(x).unflatten(1, (self.horizon, -1))

@@ -22,7 +22,7 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..datasets.schema import unknown_name
@@ -250,6 +250,14 @@ def _solver_options(config: DiffusionConfig) -> dict[str, Any]:
 
 def _time_of(k: Tensor, levels: int) -> Float[Tensor, " count"]:
     return 1 - (k.float() + 1) / levels
+
+
+def split_decided(
+    t: Float[Tensor, "batch *tokens"],
+) -> tuple[Float[Tensor, " batch"], Bool[Tensor, "batch tokens"] | None]:
+    """Times per token as one time per row and which tokens are decided, that is have t = 1; those
+    of a row that are not must share one time. Times per row have none decided (None)."""
+    return (t, None) if t.ndim == 1 else (t.amin(dim=1), t >= 1)
 
 
 def _per_token(t: Tensor) -> Tensor:

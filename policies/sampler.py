@@ -11,6 +11,8 @@ of its own steps, with what the network says then, that is with the finer groups
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -20,6 +22,18 @@ from .process import Process
 
 Network = Callable[[dict[str, Tensor], dict[str, Tensor]], dict[str, Tensor]]
 """(noisy tokens by group, times by group) -> output by group, all (batch, tokens, dim)."""
+
+
+@runtime_checkable
+class Guide(Protocol):
+    """Asks the network and turns its answer about one group (`policies/realtime_chunking.py`)."""
+
+    @property
+    def group(self) -> str: ...
+
+    def __call__(
+        self, network: Network, x: dict[str, Tensor], t: dict[str, Tensor]
+    ) -> dict[str, Tensor]: ...
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,14 @@ def sample(
     given: Mapping[str, Tensor] | None = None,
     known: Mapping[str, Known] | None = None,
     generators: Sequence[torch.Generator] | None = None,
+    guide: Guide | None = None,
 ) -> dict[str, Tensor]:
     """Solve every group of `noise` in its `steps`; returns the clean groups.
 
     `given` groups are clean inputs at t = 1: with the future given the network is an inverse
     model, with the action given a forward model. `known` tokens keep their values and have t = 1.
-    `generators`, one per batch row, feed stochastic solvers.
+    `generators`, one per batch row, feed stochastic solvers. `guide` asks in the network's place
+    where its group moves on.
     """
     given, known = dict(given or {}), dict(known or {})
     for name in noise:
@@ -90,11 +106,13 @@ def sample(
             name: _times(value, solvers[name].times[index[name]], known.get(name))
             for name, value in x.items()
         }
-        output = network({**x, **given}, {**t, **clean_times})
-        for name, value in x.items():
-            if (tick + 1) * steps[name] % finest == 0:
-                moved = solvers[name].advance(value, output[name], index[name], generators)
-                x[name] = _keep(moved, known.get(name))
+        moving = [name for name in x if (tick + 1) * steps[name] % finest == 0]
+        guided = guide is not None and guide.group in moving
+        ask = partial(guide, network) if guide is not None and guided else network
+        output = ask({**x, **given}, {**t, **clean_times})
+        for name in moving:
+            moved = solvers[name].advance(x[name], output[name], index[name], generators)
+            x[name] = _keep(moved, known.get(name))
     return x
 
 

@@ -26,7 +26,15 @@ from torch import Tensor, nn
 
 from ..datasets.schema import unknown_name
 from .attention import attend, rotate, time_features
-from .expert import Attention, Expert, ExpertLayer, FeedForward, SharedLayer, TrunkConfig
+from .expert import (
+    Attention,
+    Condition,
+    Expert,
+    ExpertLayer,
+    FeedForward,
+    SharedLayer,
+    TrunkConfig,
+)
 from .key_cache import Cache
 from .mask import Mask
 
@@ -43,6 +51,8 @@ class Group:
     """Flow time (0 noise, 1 data) of the group, or of each of its tokens; None: clean."""
     valid: Bool[Tensor, "batch tokens"] | None = None
     """Tokens that exist; nobody sees the others. None: all."""
+    decided: Bool[Tensor, "batch tokens"] | None = None
+    """Tokens that are clean already and have t = 1 whatever `t` says. None: none."""
 
     @property
     def length(self) -> int:
@@ -193,7 +203,7 @@ class Trunk(nn.Module):
                 outputs.update({group.name: part for group, part in zip(run, parts, strict=True)})
         return outputs
 
-    def _private(self, run: list[Group], x: Tensor, condition: Tensor | None) -> Tensor:
+    def _private(self, run: list[Group], x: Tensor, condition: Condition | None) -> Tensor:
         """The layers in which the groups of one run see only one another."""
         name = run[0].expert
         if not self.experts[name].private_depth:
@@ -281,12 +291,19 @@ class Trunk(nn.Module):
                 runs.append([group])
         return runs
 
-    def _condition(self, group: Group) -> Tensor | None:
+    def _condition(self, group: Group) -> Condition | None:
         if group.t is None or self.experts[group.expert].time != "adaln":
             return None
-        features = time_features(group.t, self.experts[group.expert].width or self.config.width)
-        condition = self.time_embedding[group.expert](features)
-        return condition[:, None] if group.t.ndim == 1 else condition
+
+        def embedded(t: Tensor) -> Tensor:
+            features = time_features(t, self.experts[group.expert].width or self.config.width)
+            return self.time_embedding[group.expert](features)
+
+        time = embedded(group.t)
+        time = time[:, None] if group.t.ndim == 1 else time
+        if group.decided is None:
+            return Condition(time)
+        return Condition(time, group.decided[:, :, None], embedded(group.t.new_ones(1, 1)))
 
     def _positions(self, groups: Sequence[Group], cache: Cache | None) -> Tensor | None:
         """Place of each token in the sequence, `(1 or batch, tokens)`, for rotary positions."""
@@ -336,6 +353,8 @@ def _alike(first: Group, second: Group, expert: Expert) -> bool:
         return False
     if expert.time == "tokens":
         return True
+    if first.decided is not None or second.decided is not None:
+        return False
     return first.t is second.t and (first.t is None or first.t.ndim == 1)
 
 
