@@ -150,6 +150,7 @@ def compare_language(arms: dict[str, Any]) -> dict[str, float]:
         / mean(pooled, "end_point_mm"),
         "success_in_context_minus_pooled": rate(tokens) - rate(pooled),
         "success_in_context_pooled_mcnemar_p": mcnemar(tokens, pooled),
+        "success_velocity_minus_epsilon": rate(tokens) - rate(arms["in_context_epsilon"]),
         "success_ddim_minus_flow": rate(tokens) - rate(flow),
         "success_ddim_flow_mcnemar_p": mcnemar(tokens, flow),
     }
@@ -197,7 +198,11 @@ def compare_video(arms: dict[str, Any]) -> dict[str, float]:
 
 
 STUDIES = {
-    "language": Study(("in_context", "pooled_head", "in_context_flow"), language, compare_language),
+    "language": Study(
+        ("in_context", "pooled_head", "in_context_flow", "in_context_epsilon"),
+        language,
+        compare_language,
+    ),
     "world": Study(("independent", "tied"), world, compare_world),
     "separation": Study(("tied", "ffn_only", "full"), separation, compare_separation),
     "frozen": Study(("frozen", "dense"), frozen, compare_frozen),

@@ -43,6 +43,7 @@ def test_paired_scenes_are_compared_by_those_that_differ(script: Callable[[str],
         "in_context": [{"successes": [1, 1, 0, 1], "end_point_mm": 10.0}],
         "pooled_head": [{"successes": [1, 0, 0, 0], "end_point_mm": 20.0}],
         "in_context_flow": [{"successes": [1, 1, 1, 1], "end_point_mm": 9.0}],
+        "in_context_epsilon": [{"successes": [0, 0, 1, 0], "end_point_mm": 19.0}],
     }
     compared = presets.compare_language(arms)
     assert compared["end_point_in_context_over_pooled"] == 0.5
