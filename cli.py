@@ -3,6 +3,7 @@
 Nothing heavy is imported before a command is chosen, so that `--help` answers at once.
 """
 
+import functools
 import json
 import os
 import sys
@@ -14,6 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .datasets.schema import unknown_name
+from .train.judging_cli import compare, cores, envs, evaluate
 
 OVERVIEW = """\
 ulna: from demonstrations to a moving arm
@@ -24,7 +26,9 @@ ulna: from demonstrations to a moving arm
   ulna data import PATH --out STORE           LeRobot, robomimic, diffusion_policy, RLDS, images
   ulna data info|verify|view|edit STORE ...   look at data, trust it, change it (ulna data --help)
   ulna train RECIPE --data STORE --out RUN    teach a policy
+  ulna envs                                   the tasks there are, and which are installed
   ulna evaluate RUN --task TASK               success rate with its interval, language test
+  ulna compare A B                            whether two evaluations differ, in words
   ulna run RUN --robot sim                    the real-time control loop
   ulna doctor                                 what this machine can and cannot do
 
@@ -138,42 +142,6 @@ def train(words: Sequence[str]) -> None:
     )
 
 
-def evaluate(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    *,
-    task: Name,
-    episodes: int = 50,
-    seed: int = 0,
-    workers: int = 0,
-    out: Path | None = None,
-    language_swap: bool = True,
-    videos: bool = True,
-) -> None:
-    """Judge a policy: success rate with its 95 % Wilson interval, and the language test.
-
-    The same seed gives the same outcome whatever the number of workers.
-
-    Args:
-        run: Training run or policy folder.
-        task: Task name, such as pick_named.
-        episodes: Scenes, one per seed.
-        seed: Which run of scenes; none of them is ever used for demonstrations.
-        workers: Processes; 0 takes one per core.
-        out: Folder for results.json and videos; RUN/evaluate by default.
-        language_swap: Also run the same scenes with the instruction naming another object.
-        videos: Film three successes and every failure.
-    """
-    _rendering()
-    from .train.evaluate import evaluate as evaluate_policy
-    from .train.evaluate import print_results
-
-    results = evaluate_policy(
-        run, task, episodes, seed, workers or cores(), out or run / "evaluate",
-        language_swap=language_swap, videos=videos,
-    )  # fmt: skip
-    print_results(results)
-
-
 def run(
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
     *,
@@ -242,11 +210,31 @@ def doctor() -> None:
     raise SystemExit(print_check_up())
 
 
+def _rendered(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, once it is known that pictures can be drawn."""
+
+    @functools.wraps(command)
+    def checked(*arguments: Any, **flags: Any) -> None:
+        _rendering()
+        command(*arguments, **flags)
+
+    return checked
+
+
+def _rendering() -> None:
+    """Say what is missing for headless rendering before anything else is begun."""
+    from .deploy_robot.doctor import require_rendering
+
+    require_rendering()
+
+
 COMMANDS: dict[str, Callable[..., None]] = {
     "demo": demo,
     "collect": collect,
     "train": train,
-    "evaluate": evaluate,
+    "evaluate": _rendered(evaluate),
+    "compare": compare,
+    "envs": envs,
     "run": run,
     "doctor": doctor,
 }
@@ -292,18 +280,6 @@ def _render_states(*arguments: Any) -> Any:
     from .envs.render_states import render_states
 
     return render_states(*arguments)
-
-
-def cores() -> int:
-    """Cores this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def _rendering() -> None:
-    """Say what is missing for headless rendering before anything else is begun."""
-    from .deploy_robot.doctor import require_rendering
-
-    require_rendering()
 
 
 if __name__ == "__main__":

@@ -1,39 +1,46 @@
-"""Judge a policy in simulation: success with its interval, and whether it listens.
+"""Judge a policy in simulation: success with its interval, whether it listens, what disturbs it.
 
-The language test runs the same scenes twice: once with the instruction the scene's seed drew, once
-with another object named. A policy that ignores words does the same thing both times;
-`language_swap` is the rate at which the arm takes what the *new* words name. Results go to
-`OUT/results.json`, films of some successes and of every failure beside it.
+    named        the instruction the scene's seed drew                          always
+    swapped      the same scenes, another object named                          `language_swap`
+    paraphrase   the same wish in other words                                   `language`
+    blank, nonsense   no words, or none that mean anything                      `language`
+    AXIS         the named scenes with one thing changed (`envs/perturbation.py`)   `axes`
 
-Next: `envs/parallel.py` (how episodes are run), `train/report.py` (the page).
+A policy that ignores words does the same thing whatever it is told; `language_swap` is the rate at
+which the arm takes what the *new* words name. Results go to `OUT/results.json`, films of some
+successes and of every failure beside it. A killed evaluation goes on where it was.
+
+Next: `train/judging.py` (how episodes are run), `train/delay_sweep.py` (late answers),
+`train/evaluation_films.py`, `train/report.py` (the page).
 """
 
-import hashlib
-import re
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from ..datasets.schema import unknown_name
+from ..envs.chunk_execution import Mode
 from ..envs.intervals import wilson
-from ..envs.parallel import run_episodes
+from ..envs.parallel import EpisodeJob
 from ..envs.rollout import EpisodeResult, evaluation_seeds
-from ..envs.tasks import find_task, make_env
-from ..envs.video import film, write_mp4
-from ..envs.workers import Failure, WorkerPool
-from ..policies.checkpoint import load_act, load_policy, write_json
+from ..envs.virtual_clock import NO_DELAY, DelayModel
+from ..policies.checkpoint import write_json
+from .evaluation_films import Filmed, film_episodes
+from .judging import Engine, Judge, job_of
+from .provenance import machine, versions
 
-FILMED_SUCCESSES = 3
+LANGUAGE = ("paraphrase", "blank", "nonsense")
+"""What may be said besides the scene's own words and another object's name."""
 
 
 def evaluate(
     run: Path,
-    task: str,
+    task: str | Sequence[str],
     episodes: int,
     seed: int,
     workers: int,
@@ -41,83 +48,166 @@ def evaluate(
     language_swap: bool = True,
     videos: bool = True,
     console: Console | None = None,
+    *,
+    language: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    strength: Literal["mild", "strong"] = "mild",
+    mode: Mode = "synchronous",
+    delay: DelayModel = NO_DELAY,
+    execution_horizon: int | None = None,
+    realtime: str | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
-    """Run `episodes` unseen scenes (and their swapped twins) and write `out/results.json`.
+    """Run `episodes` unseen scenes of every task (and their twins) and write `out/results.json`.
 
-    The outcome of a scene depends on its seed and the policy alone, not on `workers`.
+    The outcome of a scene depends on its seed and the policy alone, not on `workers` (which
+    counts, whatever `engine` says). `mode` and `delay`: how all of them are run
+    (`envs/virtual_clock.py`). `realtime`: how the policy joins chunks in mode `rtc`.
     """
     if episodes < 1:
         raise ValueError(f"episodes must be 1 or more, got {episodes}")
-    judged = find_task(task)
-    instructions = judged.instructions
-    policy = load_policy(run)  # refuses a broken checkpoint before any process is started
-    arm = judged.embodiment(policy.embodiment.render_profile or judged.profiles[-1])
-    policy.use(arm, f"the arm of {task}")
-    profile, execution = policy.embodiment.render_profile, policy.config.execution_horizon
-    weights = run / "model.safetensors"
-    weights = weights if weights.exists() else run / "policy" / "model.safetensors"
-    scenes = evaluation_seeds(seed, episodes)
+    for kind in language:
+        if kind not in LANGUAGE:
+            raise unknown_name("language test", kind, LANGUAGE)
+    require_axes(axes)
     console = console or Console()
-
-    def roll(jobs: Sequence[tuple[int, str | None]], words: str) -> list[EpisodeResult]:
-        with _progress(console) as progress:
-            bar = progress.add_task(words, total=len(jobs), good=0)
-            good = 0
-
-            def on_result(index: int, result: EpisodeResult) -> None:
-                nonlocal good
-                good += result.success
-                progress.update(bar, advance=1, good=good)
-
-            return run_episodes(
-                task, partial(load_act, run, embodiment=arm), jobs, workers, execution,
-                render_profile=profile, on_result=on_result, history=policy.config.history,
-            )  # fmt: skip
-
-    named = roll([(scene, None) for scene in scenes], "evaluate")
-    swapped: list[EpisodeResult] = []
-    if language_swap and len(instructions) > 1:
-        twins = [
-            (r.seed, another(instructions, r.instruction, r.seed)) for r in named if not r.error
-        ]
-        swapped = roll(twins, "language test")
-
-    rows = [(kind, r) for kind, rs in (("named", named), ("swapped", swapped)) for r in rs]
-    films: dict[int, str] = {}
-    if videos:
-        films = film_episodes(
-            task, profile, [r for _, r in rows], out, [kind for kind, _ in rows], workers
-        )
-    results: dict[str, Any] = {
-        "task": task,
-        "seed": seed,
-        "success": rate(named),
-        "language_swap": rate(swapped) if swapped else None,
-        "confusion": {"named": confusion(named), "swapped": confusion(swapped)},
-        "policy": {
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-            "parameters": sum(p.numel() for p in policy.parameters()),
-            "execution_horizon": execution,
-            "render_profile": profile,
-        },
-        "episodes": [
-            {
-                "kind": kind,
-                "task": r.task,
-                "seed": r.seed,
-                "instruction": r.instruction,
-                "success": r.success,
-                "steps": r.steps,
-                "outcome": r.outcome,
-                "error": r.error,
-                "video": films.get(index),
-            }
-            for index, (kind, r) in enumerate(rows)
-        ],
-    }
+    tasks = [task] if isinstance(task, str) else list(dict.fromkeys(task))
+    engine = replace(engine or Engine(), workers=workers)
+    judge = Judge(run, tasks, engine, execution_horizon, realtime, videos, console)
+    done: list[Filmed] = []
+    with judge, judge.logging(out):
+        for name in tasks:
+            plain = [
+                EpisodeJob(s, mode=mode, delay=delay) for s in evaluation_seeds(seed, episodes)
+            ]
+            named = judge.roll(name, plain, label(name, "evaluate", tasks))
+            done += [Filmed("named", r, j) for r, j in zip(named, plain, strict=True)]
+            told = [job_of(r, j) for r, j in zip(named, plain, strict=True) if not r.error]
+            twins: dict[str, list[EpisodeJob]] = {}
+            instructions = judge.tasks[name].instructions
+            if language_swap and len(instructions) > 1:
+                twins["swapped"] = [
+                    replace(j, instruction=another(instructions, str(j.instruction), j.seed))
+                    for j in told
+                ]
+            twins |= {kind: other_words(name, told, kind) for kind in language}
+            for axis in axes:
+                twins[axis] = [replace(j, axis=axis, strength=strength) for j in told]
+            for kind, jobs in twins.items():
+                words = "language test" if kind == "swapped" else kind
+                results = judge.roll(name, jobs, label(name, words, tasks))
+                kind = "named" if kind in axes else kind
+                done += [Filmed(kind, r, j) for r, j in zip(results, jobs, strict=True)]
+        if videos:
+            film_episodes(judge, done, out, console)
+    results = summary(judge, done, seed)
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / "results.json", results)
     return results
+
+
+def summary(judge: Judge, done: Sequence[Filmed], seed: int) -> dict[str, Any]:
+    """What `results.json` holds."""
+    tasks = list(judge.tasks)
+    kinds = list(dict.fromkeys(filmed.kind for filmed in done))
+
+    def chosen(kind: str, perturbation: str = "", task: str | None = None) -> list[EpisodeResult]:
+        return [
+            f.result for f in done
+            if f.kind == kind
+            and f.result.perturbation == perturbation
+            and task in (None, f.result.task)
+        ]  # fmt: skip
+
+    def rates(task: str | None) -> dict[str, Any]:
+        axes = dict.fromkeys(f.result.perturbation for f in done if f.result.perturbation)
+        found = {kind: chosen(kind, task=task) for kind in kinds}
+        return {
+            "success": rate(found["named"]),
+            "language_swap": rate(found["swapped"]) if found.get("swapped") else None,
+            "language": {
+                k: rate(rows) for k, rows in found.items() if k not in ("named", "swapped") and rows
+            },
+            "axes": {axis: rate(rows) for axis in axes if (rows := chosen("named", axis, task))},
+            "confusion": {"named": {}, "swapped": {}}
+            | {kind: confusion(rows, kind) for kind, rows in found.items()},
+        }
+
+    per_task = {task: rates(task) for task in tasks}
+    return {
+        "task": ", ".join(tasks),
+        "seed": seed,
+        **rates(None),
+        "tasks": per_task,
+        # Each task counts the same, however many episodes it has.
+        "macro": float(np.mean([row["success"]["rate"] for row in per_task.values()])),
+        "policy": judge.policy_facts(),
+        "versions": versions(),
+        "machine": machine(),
+        "episodes": [episode_row(filmed) for filmed in done],
+    }
+
+
+def episode_row(filmed: Filmed) -> dict[str, Any]:
+    """An episode in `results.json`."""
+    r = filmed.result
+    return {
+        "kind": filmed.kind,
+        "task": r.task,
+        "seed": r.seed,
+        "instruction": r.instruction,
+        "said": r.said,
+        "success": r.success,
+        "steps": r.steps,
+        "outcome": r.outcome,
+        "error": r.error,
+        "mode": filmed.mode or r.mode,
+        "delay": r.delay,
+        "delay_seen": float(np.mean(r.delays)) if r.delays else None,
+        "lost": r.lost,
+        "stalls": r.stalls,
+        "seam_jump": r.seam_jump,
+        "jerk": r.jerk,
+        "perturbation": r.perturbation,
+        "digest": r.digest,
+        "video": filmed.video,
+        "actions": filmed.actions,
+    }
+
+
+def other_words(task: str, told: Sequence[EpisodeJob], kind: str) -> list[EpisodeJob]:
+    """The same scenes and goals, said differently; which words, is drawn by the scene's seed."""
+    from ..envs.wordings import BLANK, NONSENSE, paraphrases
+
+    jobs = []
+    for job in told:
+        match kind:
+            case "blank":
+                words: Sequence[str] = (BLANK or " ",)  # encoders want one token at least
+            case "nonsense":
+                words = NONSENSE
+            case _:
+                words = paraphrases(task, str(job.instruction))
+        if words:
+            draw = int(np.random.default_rng([job.seed, 11]).integers(len(words)))
+            jobs.append(replace(job, said=words[draw]))
+    if not jobs:
+        raise ValueError(f"task {task} has no words for the language test {kind!r}; leave it out")
+    return jobs
+
+
+def require_axes(axes: Sequence[str]) -> None:
+    if not axes:
+        return
+    from ..envs.perturbation import AXES
+
+    for axis in axes:
+        if axis not in AXES:
+            raise unknown_name("robustness axis", axis, AXES)
+
+
+def label(task: str, words: str, tasks: Sequence[str]) -> str:
+    return words if len(tasks) == 1 else f"{task}: {words}"
 
 
 def another(instructions: Sequence[str], named: str, seed: int) -> str:
@@ -140,72 +230,30 @@ def rate(results: Sequence[EpisodeResult]) -> dict[str, float | int]:
     }
 
 
-def confusion(results: Sequence[EpisodeResult]) -> dict[str, dict[str, int]]:
-    """How often which thing was taken, per instruction."""
+def confusion(results: Sequence[EpisodeResult], kind: str = "named") -> dict[str, dict[str, int]]:
+    """How often which thing was taken, per instruction; for words without a goal, per words."""
     table: dict[str, dict[str, int]] = {}
     for r in results:
-        row = table.setdefault(r.instruction, {})
+        row = table.setdefault(r.said if kind in ("blank", "nonsense") else r.instruction, {})
         row[r.outcome] = row.get(r.outcome, 0) + 1
     return {words: dict(sorted(row.items())) for words, row in sorted(table.items())}
 
 
-def film_episodes(
-    task: str,
-    profile: str,
-    results: Sequence[EpisodeResult],
-    out: Path,
-    kinds: Sequence[str],
-    workers: int,
-) -> dict[int, str]:
-    """Film every failure and the first successes of each kind; paths (from `out`) by index."""
-    jobs: dict[int, tuple[np.ndarray, str, Path]] = {}
-    for index, (result, kind) in enumerate(zip(results, kinds, strict=True)):
-        filmed = sum(kinds[i] == kind and results[i].success for i in jobs)
-        if len(result.states) and (not result.success or filmed < FILMED_SUCCESSES):
-            words = re.sub(r"[^a-z0-9]+", "-", result.instruction.lower())
-            verdict = "success" if result.success else "failure"
-            name = f"{kind}-{result.seed}-{words}-{verdict}.mp4"
-            jobs[index] = (result.states, result.instruction, out / "videos" / name)
-    (out / "videos").mkdir(parents=True, exist_ok=True)
-    order = list(jobs)
-    with WorkerPool(partial(_FilmWorker, task, profile), min(workers, max(1, len(jobs)))) as pool:
-        for position, outcome in pool.run(list(jobs.values())):
-            if isinstance(outcome, Failure):
-                raise RuntimeError(f"{jobs[order[position]][2].name}: {outcome.message}")
-    return {index: f"videos/{path.name}" for index, (_, _, path) in jobs.items()}
-
-
-class _FilmWorker:
-    """Draws episodes from their states, in a process of its own (one GL context each)."""
-
-    def __init__(self, task: str, profile: str) -> None:
-        self._env = make_env(task, profile)
-
-    def __call__(self, job: tuple[np.ndarray, str, Path]) -> None:
-        states, instruction, path = job
-        frames = film(self._env, states, instruction)
-        write_mp4(path, frames, self._env.embodiment.control_hz)
-
-    def close(self) -> None:
-        self._env.close()
-
-
-def print_results(results: dict[str, Any], show: Callable[..., None] | None = None) -> None:
+def print_results(results: Mapping[str, Any], show: Callable[..., None] | None = None) -> None:
+    """The rates as a table for people."""
     table = Table(title=f"{results['task']}, evaluation seed {results['seed']}")
     for column in ("", "rate", "95 % interval", "episodes"):
         table.add_column(column)
-    for name, row in (
-        ("success", results["success"]),
-        ("success, instruction swapped", results["language_swap"]),
-    ):
+    rows = {"success": results["success"]}
+    tasks = results.get("tasks") or {}
+    if len(tasks) > 1:
+        rows |= {f"success, {task}": row["success"] for task, row in tasks.items()}
+    rows["success, instruction swapped"] = results["language_swap"]
+    rows |= {f"success, {kind}": row for kind, row in (results.get("language") or {}).items()}
+    rows |= {f"success, {axis}": row for axis, row in (results.get("axes") or {}).items()}
+    for name, row in rows.items():
         if row is not None:
             interval = f"{row['low']:.2f} to {row['high']:.2f}"
-            table.add_row(name, f"{row['rate']:.2f}", interval, str(row["episodes"]))
+            crashed = f" ({row['crashed']} crashed)" if row.get("crashed") else ""
+            table.add_row(name, f"{row['rate']:.2f}", interval, f"{row['episodes']}{crashed}")
     (show or Console().print)(table)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeRemainingColumn(), TextColumn("{task.fields[good]} succeeded"), console=console,
-    )  # fmt: skip

@@ -8,32 +8,22 @@ text is escaped and the page forbids itself scripts and the network.
                                    v
                           FOLDER/report.html
 
-Next: `train/report_robot.py` (the arm's part), `train/report_films.py` (the galleries),
-`train/report_plots.py` (the drawings).
+Next: `train/report_judged.py` (what the judge found), `train/report_robot.py` (the arm's part),
+`train/report_films.py` (the galleries), `train/report_plots.py` (the drawings).
 """
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from .report_films import Films, gallery
-from .report_plots import (
-    Interval,
-    both_widths,
-    interval_strips,
-    loss_curves,
-)
+from .report_judged import language_section, success_section
+from .report_page import origin, write_page
+from .report_plots import both_widths, loss_curves
 from .report_robot import robot_section
-from .report_style import STYLE
-from .report_text import duration, facts, flat, missing, number, percent
-
-# No script, no network: only what is written in the page, and films beside it.
-FORBID = (
-    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; media-src data: file: 'self'"
-)
+from .report_text import duration, facts, missing, number, percent
 
 
 def build_report(folder: Path) -> Path:
@@ -50,27 +40,15 @@ def build_report(folder: Path) -> Path:
         _headline(report, judged),
         _stages(report),
         _training(metrics),
-        _success(judged),
-        _language(judged),
+        success_section(judged),
+        language_section(judged),
         gallery(films, judged),
         robot_section(robot, films),
         _repeat(report, folder),
-        _origin(report),
+        origin(report, ("policy", "data", "machine", "versions"), "report.json"),
     ]
-    title = escape(f"Ulna: {report['task']}, seed {report['seed']}" if report else "Ulna report")
-    page = (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{FORBID}">'
-        f"<title>{title}</title><style>{STYLE}</style></head>\n<body><main>\n"
-        + "\n".join(body)
-        + "\n</main></body></html>\n"
-    )
-    # Beside it first: a page that is open in a browser is never half there.
-    path, unfinished = folder / "report.html", folder / "report.html.partial"
-    unfinished.write_text(page, encoding="utf-8")
-    os.replace(unfinished, path)
-    return path
+    title = f"Ulna: {report['task']}, seed {report['seed']}" if report else "Ulna report"
+    return write_page(folder / "report.html", title, body)
 
 
 def _headline(report: Any, judged: Any) -> str:
@@ -161,81 +139,6 @@ def _training(metrics: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _success(judged: Any) -> str:
-    head = "<h2>Does it do the task?</h2>"
-    if judged is None:
-        return head + missing("evaluate/results.json", "the policy has not been judged")
-    named = {"as the scene asks": judged.get("success")}
-    named["with another object named"] = judged.get("language_swap")
-    rows, strips = "", []
-    for name, row in named.items():
-        if not row:
-            continue
-        successes = row.get("successes", round(row["rate"] * row["episodes"]))
-        crashed = f", {row['crashed']} crashed" if row.get("crashed") else ""
-        rows += (
-            f"<tr><th>{name}</th><td>{number(successes)} of {number(row['episodes'])}{crashed}</td>"
-            f"<td>{percent(row['rate'])}</td>"
-            f"<td>{percent(row['low'])} to {percent(row['high'])}</td></tr>"
-        )
-        strips.append(Interval(name, row["rate"], row["low"], row["high"]))
-    if not strips:
-        return head + missing("success in evaluate/results.json", "no episode was run")
-    drawing = both_widths(lambda width: interval_strips(strips, width), "success rates")
-    return (
-        f"{head}<p>Each scene is new to the policy, and an attempt counts only if the named object "
-        "was taken and no other. The bar is the 95&nbsp;% Wilson interval: where the true rate "
-        f"lies, as far as this many attempts can tell.</p><figure>{drawing}</figure>"
-        '<table class="rates"><thead><tr>'
-        "<th>instruction</th><th>solved</th><th>rate</th><th>95&nbsp;% interval</th></tr></thead>"
-        f"<tbody>{rows}</tbody></table>"
-    )
-
-
-def _language(judged: Any) -> str:
-    head = "<h2>Does it listen?</h2>"
-    if judged is None:
-        return head + missing("evaluate/results.json", "the policy has not been judged")
-    said = ""
-    if not judged.get("language_swap"):
-        said = missing("the language test", "the scenes were not run with another instruction")
-    tables = judged.get("confusion") or {}
-    if not tables:
-        return head + said + missing("confusion in evaluate/results.json", "nothing was counted")
-    # One table of instructions, or one per kind of episode.
-    if not all(isinstance(v, dict) for row in tables.values() for v in row.values()):
-        tables = {"named": tables}
-    captions = {"named": "as the scene asks", "swapped": "same scenes, another object named"}
-    drawn = "".join(
-        f"<div>{_confusion(table, captions.get(kind, kind))}</div>"
-        for kind, table in tables.items()
-        if table
-    )
-    return (
-        f"{head}{said}<p>Rows are what was said, columns what the arm took. A policy that listens "
-        "fills only the cells in bold, also when the same scene comes with other words.</p>"
-        f'<div class="pair">{drawn}</div>'
-    )
-
-
-def _confusion(table: Mapping[str, Mapping[str, int]], caption: str) -> str:
-    taken = sorted({name for row in table.values() for name in row}, key=lambda n: (n == "none", n))
-    head = "".join(f"<th>{escape(name)}</th>" for name in taken)
-    body = ""
-    for said, row in table.items():
-        total = sum(row.values()) or 1
-        cells = "".join(
-            f'<td class="{"match" if name in said.split() else ""}" '
-            f'style="--share: {row.get(name, 0) / total:.2f}">{number(row.get(name, 0))}</td>'
-            for name in taken
-        )
-        body += f"<tr><th>{escape(said)}</th>{cells}</tr>"
-    return (
-        f'<table class="confusion"><caption>{escape(caption)}</caption>'
-        f"<thead><tr><th>said / taken</th>{head}</tr></thead><tbody>{body}</tbody></table>"
-    )
-
-
 def _repeat(report: Any, folder: Path) -> str:
     head = "<h2>Do it again</h2>"
     if report is None:
@@ -250,20 +153,6 @@ def _repeat(report: Any, folder: Path) -> str:
         parts.append(f"<pre>{escape(text)}</pre>")
     else:
         parts.append(missing("commands in report.json", "the stages' commands were not recorded"))
-    return "".join(parts)
-
-
-def _origin(report: Any) -> str:
-    head = "<h2>Made with</h2>"
-    if report is None:
-        return head + missing("report.json", "versions and machine are not known")
-    parts = [head]
-    for key in ("policy", "data", "machine", "versions"):
-        parts.append(f"<h3>{key.capitalize()}</h3>")
-        if report.get(key):
-            parts.append(facts(flat(report[key])))
-        else:
-            parts.append(missing(f"{key} in report.json", "it was not recorded"))
     return "".join(parts)
 
 

@@ -73,13 +73,13 @@ def loss_curves(train: Points, held_out: Points, width: int, height: int = 300) 
     smooth = smoothed(train)
     heights = [y for _, y in [*train, *held_out]]
     if not heights:
-        return _text(width / 2, 20, "no finite loss was logged", "middle"), 30
+        return text(width / 2, 20, "no finite loss was logged", "middle"), 30
     # One wild step must not flatten the curve: the smoothed line decides the upper end.
     low = min(heights) / 1.15
     high = max([y for _, y in smooth] + [y for _, y in held_out]) * 1.15
     last = max([x for x, _ in [*train, *held_out]] + [1])
-    across = _scale(0, last, LEFT, width - RIGHT)
-    up = _scale(math.log(low), math.log(high), height - BOTTOM, TOP)
+    across = scale(0, last, LEFT, width - RIGHT)
+    up = scale(math.log(low), math.log(high), height - BOTTOM, TOP)
 
     def line(points: Points, name: str) -> str:
         places = " ".join(f"{across(x):.1f},{up(math.log(min(y, high))):.1f}" for x, y in points)
@@ -88,11 +88,11 @@ def loss_curves(train: Points, held_out: Points, width: int, height: int = 300) 
     parts = []
     for value in log_ticks(low, high):
         parts += [
-            _rule(LEFT, up(math.log(value)), width - RIGHT, up(math.log(value)), "grid"),
-            _text(LEFT - 7, up(math.log(value)) + 4, f"{value:g}", "end"),
+            rule(LEFT, up(math.log(value)), width - RIGHT, up(math.log(value)), "grid"),
+            text(LEFT - 7, up(math.log(value)) + 4, f"{value:g}", "end"),
         ]
-    parts += _bottom_axis(across, height, width, _linear_ticks(last, width), "training step")
-    parts.append(_text(LEFT - 45, 14, "loss (logarithmic)", "start"))
+    parts += bottom_axis(across, height, width, _linear_ticks(last, width), "training step")
+    parts.append(text(LEFT - 45, 14, "loss (logarithmic)", "start"))
     parts += [line(train, "raw"), line(smooth, "train"), line(held_out, "held")]
     parts += [
         f'<circle class="held" cx="{across(x):.1f}" cy="{up(math.log(y)):.1f}" r="3"/>'
@@ -110,18 +110,18 @@ def interval_strips(rows: Sequence[Interval], width: int) -> tuple[str, int]:
     """Rates as dots on one axis from 0 to 100 %, with their intervals as bars."""
     step = 50
     height = step * len(rows) + 44
-    across = _scale(0, 1, 12, width - 22)
+    across = scale(0, 1, 12, width - 22)
     parts = []
     for tick in (0, 0.25, 0.5, 0.75, 1.0):
-        parts.append(_rule(across(tick), 6, across(tick), height - 38, "grid"))
-        parts.append(_text(across(tick), height - 22, f"{100 * tick:.0f} %", "middle"))
-    parts.append(_text(across(0.5), height - 4, "success rate, 95 % interval", "middle"))
+        parts.append(rule(across(tick), 6, across(tick), height - 38, "grid"))
+        parts.append(text(across(tick), height - 22, f"{100 * tick:.0f} %", "middle"))
+    parts.append(text(across(0.5), height - 4, "success rate, 95 % interval", "middle"))
     for index, row in enumerate(rows):
         y = step * index + 36
         words = f"{row.name}: {percent(row.rate)}"
         parts += [
-            _text(across(0), y - 16, words, "start", "strong halo"),
-            _rule(across(row.low), y, across(row.high), y, "interval"),
+            text(across(0), y - 16, words, "start", "strong halo"),
+            rule(across(row.low), y, across(row.high), y, "interval"),
             f'<circle class="rate" cx="{across(row.rate):.1f}" cy="{y}" r="6"/>',
         ]
     return "".join(parts), height
@@ -136,7 +136,7 @@ def histogram(
     """
     positive = [value for value in values if value > 0]
     if not positive:
-        return _text(width / 2, 20, "no tick was measured", "middle"), 30
+        return text(width / 2, 20, "no tick was measured", "middle"), 30
     top = max([*positive, *[mark.at for mark in marks]])
     ordered = sorted(positive)
     low = 10 ** math.floor(math.log10(ordered[len(ordered) // 100]))
@@ -149,14 +149,14 @@ def histogram(
         place = math.log10(max(value, low) / low) / decades * bins
         counts[min(bins - 1, max(0, int(place)))] += 1
     head = 84  # room for the names of the marks
-    across = _scale(math.log10(low), math.log10(high), LEFT, width - RIGHT)
+    across = scale(math.log10(low), math.log10(high), LEFT, width - RIGHT)
     most = 10 ** math.ceil(math.log10(max(counts) + 1))
     # One tick must show: the axis begins at a half.
-    up = _scale(math.log10(0.5), math.log10(most), height - BOTTOM, head)
+    up = scale(math.log10(0.5), math.log10(most), height - BOTTOM, head)
     parts = []
     for power in range(round(math.log10(most)) + 1):
-        parts.append(_rule(LEFT, up(power), width - RIGHT, up(power), "grid"))
-        parts.append(_text(LEFT - 7, up(power) + 4, f"{10**power:,}", "end"))
+        parts.append(rule(LEFT, up(power), width - RIGHT, up(power), "grid"))
+        parts.append(text(LEFT - 7, up(power) + 4, f"{10**power:,}", "end"))
     for index, count in enumerate(counts):
         if count:
             left = across(math.log10(low) + decades * index / bins)
@@ -168,8 +168,8 @@ def histogram(
             )
     ticks = [10.0**power for power in range(round(math.log10(low)), round(math.log10(high)) + 1)]
     places = [(math.log10(tick), f"{tick:g}") for tick in ticks]
-    parts += _bottom_axis(across, height, width, places, f"lateness of a tick ({unit})")
-    parts.append(_text(LEFT - 45, 14, "ticks (logarithmic)", "start"))
+    parts += bottom_axis(across, height, width, places, f"lateness of a tick ({unit})")
+    parts.append(text(LEFT - 45, 14, "ticks (logarithmic)", "start"))
     shown = sorted((mark for mark in marks if mark.at > 0), key=lambda mark: mark.at)
     places_x = [across(math.log10(max(mark.at, low))) for mark in shown]
     for index, (mark, x) in enumerate(zip(shown, places_x, strict=True)):
@@ -177,8 +177,8 @@ def histogram(
         following = places_x[index + 1] if index + 1 < len(shown) else width - RIGHT
         anchor = "end" if following - x < 100 and x > LEFT + 80 else "start"
         y = 30 + 14 * (index % 4)
-        parts.append(_rule(x, y - 10, x, height - BOTTOM, "mark"))
-        parts.append(_text(x + (4 if anchor == "start" else -4), y, mark.name, anchor, "halo"))
+        parts.append(rule(x, y - 10, x, height - BOTTOM, "mark"))
+        parts.append(text(x + (4 if anchor == "start" else -4), y, mark.name, anchor, "halo"))
     return "".join(parts), height
 
 
@@ -201,12 +201,12 @@ def _linear_ticks(last: Number, width: int) -> list[tuple[Number, str]]:
     return [(step * i, f"{step * i:,.0f}") for i in range(int(last / step) + 1)]
 
 
-def _scale(low: Number, high: Number, start: Number, end: Number) -> Callable[[Number], Number]:
+def scale(low: Number, high: Number, start: Number, end: Number) -> Callable[[Number], Number]:
     span = (high - low) or 1.0
     return lambda value: start + (value - low) / span * (end - start)
 
 
-def _bottom_axis(
+def bottom_axis(
     across: Callable[[Number], Number],
     height: int,
     width: int,
@@ -214,19 +214,19 @@ def _bottom_axis(
     label: str,
 ) -> list[str]:
     y = height - BOTTOM
-    parts = [_rule(LEFT, y, width - RIGHT, y, "axis")]
+    parts = [rule(LEFT, y, width - RIGHT, y, "axis")]
     for place, words in ticks:
         anchor = "end" if across(place) > width - RIGHT - 8 else "middle"
-        parts.append(_rule(across(place), y, across(place), y + 4, "axis"))
-        parts.append(_text(across(place), y + 18, words, anchor))
-    parts.append(_text((LEFT + width - RIGHT) / 2, y + 38, label, "middle"))
+        parts.append(rule(across(place), y, across(place), y + 4, "axis"))
+        parts.append(text(across(place), y + 18, words, anchor))
+    parts.append(text((LEFT + width - RIGHT) / 2, y + 38, label, "middle"))
     return parts
 
 
-def _rule(x1: Number, y1: Number, x2: Number, y2: Number, name: str) -> str:
+def rule(x1: Number, y1: Number, x2: Number, y2: Number, name: str) -> str:
     return f'<line class="{name}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
-def _text(x: Number, y: Number, words: str, anchor: str, name: str = "") -> str:
+def text(x: Number, y: Number, words: str, anchor: str, name: str = "") -> str:
     shape = f' class="{name}"' if name else ""
     return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}"{shape}>{escape(words)}</text>'

@@ -6,10 +6,14 @@ Next: `train/report.py` (the page).
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fbfaf7; --card: #ffffff; --ink: #1c2328; --muted: #59646d; --line: #dedad0;
-  --accent: #1d5f8a; --second: #a4500c; --good: #1c6b41; --bad: #a8281f; --tint: 29 95 138; }
+  --accent: #1d5f8a; --second: #a4500c; --good: #1c6b41; --bad: #a8281f; --tint: 29 95 138;
+  --violet: #6b3fa0; --teal: #0f6e75; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14181b; --card: #1b2024; --ink: #e7eaec; --muted: #a1adb6; --line: #343c43;
-  --accent: #7fbce6; --second: #e8a765; --good: #79c99b; --bad: #f0948b; --tint: 127 188 230; } }
+  --accent: #7fbce6; --second: #e8a765; --good: #79c99b; --bad: #f0948b; --tint: 127 188 230;
+  --violet: #c3a6ee; --teal: #76cdd3; } }
+.s0 { --series: var(--accent); } .s1 { --series: var(--second); } .s2 { --series: var(--good); }
+.s3 { --series: var(--violet); } .s4 { --series: var(--teal); } .s5 { --series: var(--bad); }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 16px/1.6 system-ui, -apple-system, "Segoe UI", Roboto, "Liberation Sans", sans-serif;
@@ -46,10 +50,20 @@ svg .train { stroke: var(--accent); } svg .line.held { stroke: var(--second); }
 svg circle.held { fill: var(--second); } svg circle.train { fill: var(--accent); }
 svg .interval { stroke: var(--accent); stroke-width: 6; stroke-linecap: round; opacity: .4; }
 svg .rate { fill: var(--accent); }
+svg .series { stroke: var(--series); } svg .dot { fill: var(--series); }
+svg .interval.s1 { stroke: var(--second); }
+svg .whisker { stroke-width: 2; opacity: .45; }
+svg .s1.line { stroke-dasharray: 7 3; } svg .s2.line { stroke-dasharray: 2 3; }
+svg .s3.line { stroke-dasharray: 9 3 2 3; } svg .s4.line { stroke-dasharray: 4 4; }
+svg .frontier { stroke: var(--bad); stroke-dasharray: 4 3; }
+svg .trace { stroke: var(--accent); stroke-width: 1.4; }
 .key::before { content: ""; display: inline-block; width: 18px; height: 0; margin-right: 6px;
   vertical-align: middle; border-top: 3px solid var(--accent); }
 .key.held::before { border-color: var(--second); }
+.key.series::before { border-color: var(--series); }
+.key.frontier::before { border-top: 3px dashed var(--bad); }
 .key { margin-right: 18px; white-space: nowrap; }
+.versus .key { white-space: normal; display: inline-block; }
 .stages { display: flex; height: 18px; gap: 2px; margin: 14px 0 12px; border-radius: 3px;
   overflow: hidden; }
 .stages i { background: rgb(var(--tint) / var(--weight)); min-width: 2px; }
@@ -61,6 +75,7 @@ th, td { text-align: left; padding: 7px 12px 7px 0; border-bottom: 1px solid var
   vertical-align: top; font-weight: 400; }
 thead th { color: var(--muted); font-size: 14px; }
 td.number, th.number { text-align: right; padding-right: 4px; }
+table + p, table + h3 + p { margin-top: 18px; }
 .facts th { color: var(--muted); width: 42%; font-size: 15px; }
 .facts td { font-size: 15px; }
 .confusion td { text-align: center; padding: 8px 4px;
@@ -69,10 +84,18 @@ td.number, th.number { text-align: right; padding-right: 4px; }
 .confusion thead th { text-align: center; padding: 7px 6px; }
 .confusion { font-size: 15px; }
 .confusion thead th:first-child { text-align: left; padding-left: 0; }
+.scroll { overflow-x: auto; }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 32px; }
 .films { display: grid; grid-template-columns: repeat(auto-fill, minmax(216px, 1fr));
   gap: 22px 16px; margin-top: 14px; }
 .films figure { margin: 0; }
+.plotted { display: grid; gap: 26px; margin-top: 14px; } .plotted figure { margin: 0; }
+.beside { display: grid; grid-template-columns: minmax(0, 1fr) minmax(0, 1fr); gap: 16px;
+  align-items: center; }
+.versus-films { align-items: start; } .versus-films .beside { grid-template-columns: 1fr; }
+.versus-films figure { margin: 0; } .side { margin: 0 0 4px; }
+.verdict { font-size: 64px; } ul { padding-left: 20px; margin: 12px 0; max-width: 66ch; }
+li { margin-bottom: 6px; }
 video { width: 100%; display: block; border-radius: 4px; background: #000; }
 .films figcaption { color: var(--ink); }
 code, pre { font: 13.5px/1.7 ui-monospace, "SF Mono", Menlo, "Liberation Mono", monospace; }
@@ -81,13 +104,17 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: 5px
 :focus-visible { outline: 2px solid var(--accent); outline-offset: 2px; }
 @media (max-width: 640px) {
   main { padding: 30px 20px 48px; }
-  .figure { font-size: 64px; }
+  .figure { font-size: 64px; } .verdict { font-size: 44px; }
+  .beside { grid-template-columns: 1fr; }
   h2 { margin-top: 52px; font-size: 23px; }
   .lead { font-size: 17px; }
   svg.wide { display: none; } svg.narrow { display: block; }
   .pair { grid-template-columns: 1fr; gap: 8px; }
   .facts th { width: 46%; }
+  .delays th:nth-child(3), .delays td:nth-child(3) { display: none; }
   .rates { font-size: 14px; } .rates td:nth-child(3) { white-space: nowrap; }
+  .differences td:nth-child(3) { white-space: normal; }
+  .differences th:nth-child(2), .differences td:nth-child(2) { display: none; }
 }
 @media print { h2 { break-after: avoid; } figure { break-inside: avoid; } }
 """

@@ -34,6 +34,16 @@ def percent(rate: Number) -> str:
     return f"{100 * rate:.1f}".removesuffix(".0") + "\N{NO-BREAK SPACE}%"
 
 
+def change(value: Number, low: Number, high: Number, unit: str = " points") -> str:
+    """A difference of rates in percentage points with its 95 % interval, on one line."""
+    shown = [
+        f"{100 * v:+.1f}".removesuffix(".0").replace("-", "\N{MINUS SIGN}")
+        for v in (value, low, high)
+    ]
+    shown = ["0" if text in ("+0", "\N{MINUS SIGN}0") else text for text in shown]
+    return f"{shown[0]}{unit} ({shown[1]} to {shown[2]})"
+
+
 def duration(seconds: Number) -> str:
     """`561.2` as `9 min 21 s`; short times keep a decimal."""
     if seconds < 60:
