@@ -119,7 +119,7 @@ def _simulated(episodes: int, steps: tuple[int, int]) -> Iterator[Simulated]:
         for seed in range(number, episodes, len(TASKS)):
             rng = np.random.default_rng([seed, 99])
             env.reset(seed)
-            expert, disturbance = CubeExpert(), Disturbance(Noise(), seed)
+            expert, disturbance = CubeExpert(), Disturbance(Noise(), seed, env.embodiment)
             frames: dict[str, list[np.ndarray]] = {camera: [] for camera in CAMERAS}
             states, actions = [], []
             for _ in range(rng.integers(*steps, endpoint=True)):

@@ -1,4 +1,4 @@
-"""The simulated table: robosuite builds the model (arm, gripper, table, cubes), Ulna drives it.
+"""The simulated table: robosuite builds the model (arm, gripper, table, things), Ulna drives it.
 
 robosuite is imported lazily, because importing it costs seconds and the compiled controller needs
 only the model. `StockController` is robosuite's own OSC_POSE in Python, kept as the oracle that
@@ -15,7 +15,6 @@ import importlib
 import importlib.metadata
 import logging
 import warnings
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -23,13 +22,13 @@ import mujoco
 import numpy as np
 from jaxtyping import Float
 
+from . import cube_task, robosuite_furniture
 from .cache import read_cached, write_cached
+from .cube_task import CUBE_HALF_M, TABLE_HEIGHT_M, CubeTask
+from .panda import CONTROL_HZ
 
-CONTROL_HZ = 20
 SUBSTEPS = 25
 """Physics steps of 2 ms per control period."""
-CUBE_HALF_M = 0.02
-TABLE_HEIGHT_M = 0.8
 ARM_HOME_RAD = (0.0, 0.19634954, 0.0, -2.61799388, 0.0, 2.94159265, 0.78539816)
 """robosuite's initial Panda pose: the tool 20 cm above the table, pointing down."""
 FRONT_CAMERA = {
@@ -41,15 +40,6 @@ FRONT_CAMERA = {
 WRIST_CAMERA = {"pos": (0.10, 0.0, 0.0), "tilt_deg": -25.0}
 """In the hand's frame: further out than robosuite's and tilted towards the finger tips, so that
 the cube stays in view until it is held."""
-
-
-@dataclass(frozen=True)
-class Cube:
-    """One object on the table."""
-
-    name: str
-    """The word an outcome uses, such as `red`."""
-    rgba: tuple[float, float, float, float]
 
 
 class Controller(Protocol):
@@ -67,8 +57,8 @@ class Controller(Protocol):
     def gripper_command(self) -> float: ...
 
 
-def build_scene(cubes: tuple[Cube, ...]) -> Any:
-    """robosuite's environment of a Panda at a table with `cubes`; costs seconds."""
+def build_scene(task: CubeTask) -> Any:
+    """robosuite's environment of a Panda at a table with the things of `task`; costs seconds."""
     silenced = logging.root.manager.disable
     logging.disable(logging.WARNING)  # robosuite advertises its optional parts while importing
     try:
@@ -86,7 +76,7 @@ def build_scene(cubes: tuple[Cube, ...]) -> Any:
     from robosuite.models.tasks import ManipulationTask
 
     class CubeTable(ManipulationEnv):
-        """Arm, table and free cubes; placement and success live in `RobosuiteEnv`."""
+        """Arm, table and free things; placement and success live in `RobosuiteEnv`."""
 
         def _load_model(self) -> None:
             super()._load_model()
@@ -102,9 +92,12 @@ def build_scene(cubes: tuple[Cube, ...]) -> Any:
                 quat=look_at_quat_wxyz(FRONT_CAMERA["pos"], FRONT_CAMERA["target"]),
                 camera_attribs={"fovy": str(FRONT_CAMERA["fovy_deg"])},
             )
-            objects = [
-                BoxObject(name=cube.name, size=[CUBE_HALF_M] * 3, rgba=cube.rgba) for cube in cubes
+            robosuite_furniture.add_furniture(arena, task)
+            objects: list[Any] = [
+                BoxObject(name=cube.name, size=[CUBE_HALF_M] * 3, rgba=cube.rgba)
+                for cube in task.cubes
             ]
+            objects += robosuite_furniture.distractor_objects(task)
             self.model = ManipulationTask(
                 mujoco_arena=arena, mujoco_robots=[robot], mujoco_objects=objects
             )
@@ -131,16 +124,19 @@ def build_scene(cubes: tuple[Cube, ...]) -> Any:
     return scene
 
 
-def load_model(cubes: tuple[Cube, ...]) -> mujoco.MjModel:
+def load_model(task: CubeTask) -> mujoco.MjModel:
     """The model alone, from the user's cache folder if it was built before: importing robosuite
     and building it takes seconds."""
-    digest = hashlib.sha256(Path(__file__).read_bytes())
+    digest = hashlib.sha256()
+    for source in (__file__, str(cube_task.__file__), str(robosuite_furniture.__file__)):
+        digest.update(Path(source).read_bytes())
     versions = [importlib.metadata.version(name) for name in ("mujoco", "robosuite")]
-    digest.update(repr((cubes, versions)).encode())
+    things = (task.cubes, task.distractors, task.pads, task.belt, task.table_friction)
+    digest.update(repr((things, versions)).encode())
     name = f"scene-{digest.hexdigest()[:24]}.mjb"
     packed = read_cached(name)
     if packed is None:
-        model = build_scene(cubes).sim.model._model
+        model = build_scene(task).sim.model._model
         buffer = np.empty(mujoco.mj_sizeModel(model), np.uint8)
         mujoco.mj_saveModel(model, None, buffer)
         write_cached(name, buffer.tobytes())

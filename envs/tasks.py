@@ -3,9 +3,19 @@
 from ..datasets.schema import unknown_name
 from .cube_tasks import language_tasks
 from .env import Env
+from .gymnasium_tasks import gymnasium_tasks
+from .libero_tasks import libero_tasks
+from .metaworld_tasks import metaworld_tasks
+from .robosuite_tasks import robosuite_tasks
 from .task import Task
 
-SUITES = (language_tasks,)
+SUITES = (
+    language_tasks,
+    robosuite_tasks,
+    metaworld_tasks,
+    gymnasium_tasks,
+    libero_tasks,
+)
 """Each gives the table of one suite."""
 
 

@@ -8,9 +8,10 @@ import pytest
 from ulna.datasets.schema import Episode
 from ulna.envs.check_env import check_env
 from ulna.envs.collect import QUIET, Noise, collect_episode
+from ulna.envs.cube_placement import place_apart
 from ulna.envs.cube_tasks import CUBE_TASKS
 from ulna.envs.experts import CubeExpert
-from ulna.envs.robosuite_env import RobosuiteEnv, place_apart
+from ulna.envs.robosuite_env import RobosuiteEnv
 from ulna.envs.tasks import make_env
 
 
