@@ -28,7 +28,13 @@ FORBIDDEN_CALLS = {"torch.load", "np.load", "numpy.load"}
 
 
 def sources(root: Path) -> list[Path]:
-    files = [path for folder in FOLDERS for path in (root / folder).rglob("*.py")]
+    files = [
+        path
+        for folder in FOLDERS
+        for path in (root / folder).rglob("*.py")
+        # A folder with a pyproject.toml is a distribution of its own, which imports ours.
+        if not (path.parent / "pyproject.toml").exists()
+    ]
     return sorted([*files, *root.glob("*.py")])
 
 
