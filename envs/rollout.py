@@ -3,9 +3,13 @@
         look -> act -> chunk of actions -> execute `execution_horizon` of them -> look again
         (render)        (policy)               (physics only: no pictures)
 
+The answers may be late by a virtual clock, and the arm may do several things meanwhile
+(`envs/virtual_clock.py`, `envs/chunk_execution.py`); without a delay all of them are the above.
+
 Next: `envs/parallel.py` (many episodes in processes).
 """
 
+import hashlib
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +19,18 @@ import numpy as np
 from jaxtyping import Float
 
 from ..datasets.schema import Act, Observation
+from .chunk_execution import (
+    CanHold,
+    ChunkExecution,
+    ExecutionConfig,
+    Mode,
+    hold_action,
+    jerk,
+    seam_jump,
+)
 from .env import Env
+from .virtual_clock import NO_DELAY, DelayModel
+from .workers import StopsTheRun
 
 SUCCESS_TICKS = 3
 """Control ticks a success must last: a cube tossed up is not a cube picked up."""
@@ -43,6 +58,40 @@ class EpisodeResult:
     physics_s: float = 0.0
     error: str = ""
     """The traceback of a crash."""
+    said: str = ""
+    """What the policy was told; the instruction itself unless other words were tried."""
+    mode: Mode = "synchronous"
+    delay: str = "0"
+    """Name of the delay model."""
+    perturbation: str = ""
+    """Robustness axis and strength, such as `lighting:strong`; empty: the scene as it is."""
+    delays: tuple[int, ...] = ()
+    """Ticks from asking to answer that were seen, per answer; without a delay all are 0."""
+    lost: int = 0
+    """Answers that never came."""
+    stalls: int = 0
+    """Ticks on which the arm held because no action was there."""
+    seam_jump: float | None = None
+    """Mean jump at a switch of chunks over the median step within chunks (`chunk_execution.py`)."""
+    jerk: float = 0.0
+    """Root mean square of the measured joints' third derivative, rad/s^3."""
+    digest: str = ""
+    """SHA-256 over the simulator states of every tick: equal digests, equal episodes."""
+
+
+class PolicyFault(StopsTheRun, ValueError):
+    """The policy raised, or gave something that is no chunk: judging on would be pointless."""
+
+
+@dataclass
+class _Request:
+    """A question whose answer the virtual clock holds back."""
+
+    tick: int
+    release: int
+    """The tick from which the answer can be used, or at which it is given up."""
+    chunk: np.ndarray | None
+    """None: lost."""
 
 
 def rollout(
@@ -53,11 +102,18 @@ def rollout(
     execution_horizon: int = 8,
     keep_states: bool = True,
     history: int = 1,
+    said: str | None = None,
+    mode: Mode = "synchronous",
+    delay: DelayModel = NO_DELAY,
+    perturbation: str = "",
 ) -> EpisodeResult:
     """Run one episode until the success has lasted `SUCCESS_TICKS` or `env.max_steps` are over.
 
     A policy with a `history` is given the observations of its last ticks, the first one repeated
-    at the start of the episode; only those ticks are rendered.
+    at the start of the episode; only those ticks are rendered. `said`: words the policy is told
+    instead of the instruction that the scene judges by. `mode` and `delay`: what is done while the
+    policy thinks, and how long it does; in mode `synchronous` the world stands still, so that no
+    delay is seen. `perturbation` is only a name for the result.
 
     Raises ValueError if the policy's chunk has the wrong shape or is shorter than
     `execution_horizon`.
@@ -66,48 +122,102 @@ def rollout(
         raise ValueError(
             f"execution_horizon is {execution_horizon}, history {history}; expected 1 or more"
         )
+    body = env.embodiment
     env.reset(seed, instruction)
-    queue: deque[np.ndarray] = deque()
+    told = env.instruction if said is None else said
+    plan = ChunkExecution(ExecutionConfig(mode, execution_horizon))
+    waiting: _Request | None = None
     recent: deque[Observation] = deque(maxlen=history)
-    states = [env.simulator_state()]
+    digest = hashlib.sha256()
+    states, joints = [env.simulator_state()], [env.joint_position_rad()]
+    digest.update(states[0].tobytes())
     actions: list[np.ndarray] = []
+    numbers: list[int] = []
     policy_s = render_s = physics_s = 0.0
-    lasted = 0
-    while len(actions) < env.max_steps and lasted < SUCCESS_TICKS:
-        if len(queue) < history:
-            start = perf_counter()
-            recent.append(env.observe())
-            render_s += perf_counter() - start
-        if not queue:
-            observation = with_history(recent, history)
+    lasted = tick = requests = lost = 0
+    while tick < env.max_steps and lasted < SUCCESS_TICKS:
+        if waiting is not None and tick >= waiting.release:
+            waiting = _deliver(plan, waiting, tick)
+        if plan.may_want_within(history):
+            if history > 1 or plan.wants_observation(tick):
+                start = perf_counter()
+                recent.append(env.observe())
+                render_s += perf_counter() - start
+        if plan.wants_observation(tick):
+            observation = replace(
+                with_history(recent, history), instruction=told, noise_seed=noise_seed(seed, tick)
+            )
+            if mode == "rtc" and (planned := plan.planned()) is not None:
+                ahead = min(plan.expected_delay, len(planned))
+                observation = replace(observation, planned=planned, inference_delay=ahead)
             seen = perf_counter()
-            observation = replace(observation, noise_seed=noise_seed(seed, len(actions)))
             chunk = act(observation)
-            decided = perf_counter()
-            _check_chunk(chunk, execution_horizon, env.embodiment.action_dim)
-            queue.extend(chunk[:execution_horizon])
-            policy_s += decided - seen
-        action = queue.popleft()
+            policy_s += perf_counter() - seen
+            _check_chunk(chunk, execution_horizon, body.action_dim)
+            plan.requested(tick)
+            late = 0
+            if mode != "synchronous":
+                late = delay.delay_ticks(seed, requests, body.control_hz)
+            requests += 1
+            lost += late is None
+            if late is None:
+                waiting = _Request(tick, tick + delay.timeout_ticks, None)
+            else:
+                waiting = _Request(tick, tick + late, chunk)
+            if late == 0:
+                waiting = _deliver(plan, waiting, tick)
+        action = plan.due(tick)
+        plan.sent(action is not None)
+        numbers.append(-1 if action is None else plan.chunk_number)
+        if action is None:
+            action = _held(env, actions[-1] if actions else None)
         start = perf_counter()
         env.step(action)
         physics_s += perf_counter() - start
         actions.append(action)
-        if keep_states:
-            states.append(env.simulator_state())
+        joints.append(env.joint_position_rad())
+        states.append(env.simulator_state())
+        digest.update(states[-1].tobytes())
+        if not keep_states:
+            states.pop()
+        tick += 1
         lasted = lasted + 1 if env.success() else 0
+    sent = np.asarray(actions, np.float32).reshape(-1, body.action_dim)
     return EpisodeResult(
         task=env.task,
         seed=seed,
         instruction=env.instruction,
         success=lasted >= SUCCESS_TICKS,
-        steps=len(actions),
+        steps=tick,
         outcome=env.outcome(),
         states=np.stack(states) if keep_states else np.zeros((0, len(states[0]))),
-        actions=np.asarray(actions, np.float32).reshape(-1, env.embodiment.action_dim),
+        actions=sent,
         policy_s=policy_s,
         render_s=render_s,
         physics_s=physics_s,
+        said=told,
+        mode=mode,
+        delay=str(delay),
+        perturbation=perturbation,
+        delays=tuple(plan.delays),
+        lost=lost,
+        stalls=plan.waited + plan.starved,
+        seam_jump=seam_jump(sent, numbers, body),
+        jerk=jerk(np.stack(joints), body.control_hz),
+        digest=digest.hexdigest(),
     )
+
+
+def _held(env: Env, last: np.ndarray | None) -> np.ndarray:
+    own: CanHold | None = env if hasattr(env, "hold_action") else None  # type: ignore[assignment]
+    return own.hold_action() if own is not None else hold_action(env.embodiment, last)
+
+
+def _deliver(plan: ChunkExecution, request: _Request, tick: int) -> None:
+    if request.chunk is None:
+        plan.lost(request.tick)
+    else:
+        plan.arrived(tick, request.tick, request.chunk)
 
 
 def with_history(recent: Sequence[Observation], history: int) -> Observation:
@@ -134,7 +244,7 @@ def evaluation_seeds(seed: int, episodes: int) -> list[int]:
 
 def _check_chunk(chunk: np.ndarray, execution_horizon: int, action_dim: int) -> None:
     if chunk.ndim != 2 or chunk.shape[1] != action_dim or len(chunk) < execution_horizon:
-        raise ValueError(
+        raise PolicyFault(
             f"the policy gave a chunk of shape {chunk.shape}; expected (horizon, {action_dim}) "
             f"with a horizon of at least execution_horizon = {execution_horizon}"
         )

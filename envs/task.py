@@ -47,5 +47,5 @@ class Task:
     """Who demonstrates; None: nobody."""
     profiles: tuple[str, ...] = ("exact", "near", "fast")
     """Render profiles it offers; the last one is what `ulna collect` takes."""
-    missing: Callable[[], str] = lambda: ""
+    missing: Callable[[], str] = str
     """What is not installed and the command that gets it; empty if the task can be made."""

@@ -5,7 +5,7 @@
          -> attention pooling --+--> a few trunk tokens   (or one per id, if not `pooled`)
                                 +--> one condition vector, which modulates the image encoders
 
-A batch holds few different instructions, so each distinct one is encoded once and gathered.
+In training each distinct instruction of a batch is encoded once and gathered.
 """
 
 from collections.abc import Sequence
@@ -103,10 +103,13 @@ class InstructionEncoder(nn.Module):
 
     def forward(self, instructions: Sequence[str]) -> EncodedInstructions:
         """Trunk tokens and the condition vector of each instruction, and which tokens count."""
-        distinct = sorted(set(instructions))
+        # A batch of training holds few different instructions. Where a policy acts, each row is
+        # encoded for itself: shapes, and with them the last bits, must not depend on neighbours.
+        distinct = sorted(set(instructions)) if self.training else list(instructions)
         row = {text: index for index, text in enumerate(distinct)}
         device = self.position.device
-        select = torch.tensor([row[text] for text in instructions], device=device)
+        rows = [row[text] for text in instructions] if self.training else range(len(distinct))
+        select = torch.tensor(list(rows), device=device)
         ids = torch.stack([self._ids(text) for text in distinct]).to(device)
         valid = ids != self.padding  # (distinct, ids)
         mask = valid[:, None]
