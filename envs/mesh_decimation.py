@@ -27,17 +27,20 @@ CACHE_VERSION = 2
 
 
 def decimate_meshes(model: mujoco.MjModel, fraction: float) -> None:
-    """Reduce, in place, every mesh that a geom of a drawn group uses.
+    """Reduce, in place, every mesh that a geom of a drawn group uses, but not those with a picture
+    on them: a can without its label is another object.
 
     The result is kept in the user's cache folder, because computing it takes seconds.
     """
-    meshes = sorted(
-        int(model.geom_dataid[geom])
+    drawn = [
+        geom
         for geom in range(model.ngeom)
         if model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH and model.geom_group[geom] != 0
-    )
-    meshes = [m for m in dict.fromkeys(meshes) if model.mesh_facenum[m] > MIN_FACES]
-    digest = hashlib.sha256(f"{CACHE_VERSION} {fraction}".encode())
+    ]
+    labelled = {int(model.geom_dataid[geom]) for geom in drawn if _has_picture(model, geom)}
+    meshes = sorted({int(model.geom_dataid[geom]) for geom in drawn} - labelled)
+    meshes = [m for m in meshes if model.mesh_facenum[m] > MIN_FACES]
+    digest = hashlib.sha256(f"{CACHE_VERSION} {fraction} {sorted(labelled)}".encode())
     digest.update(model.mesh_vert.tobytes())
     digest.update(model.mesh_face.tobytes())
     name = f"meshes-{digest.hexdigest()[:24]}.npz"
@@ -49,6 +52,13 @@ def decimate_meshes(model: mujoco.MjModel, fraction: float) -> None:
         reduced = _unpack(packed)
     for mesh, (vertices, faces) in reduced.items():
         _write(model, mesh, vertices, faces)
+
+
+def _has_picture(model: mujoco.MjModel, geom: int) -> bool:
+    """Whether a texture lies on the mesh by coordinates of its own, which reducing would lose."""
+    material = model.geom_matid[geom]
+    textured = material >= 0 and np.any(np.ravel(model.mat_texid[material]) >= 0)
+    return bool(textured and model.mesh_texcoordadr[model.geom_dataid[geom]] >= 0)
 
 
 def _simplify(model: mujoco.MjModel, mesh: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:

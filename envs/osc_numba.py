@@ -53,6 +53,13 @@ class CompiledController:
         self._jacobian_position = np.zeros((3, model.nv))
         self._jacobian_rotation = np.zeros((3, model.nv))
         self._mass = np.zeros((model.nv, model.nv))
+        # Views of MuJoCo's memory, which stays where it is: asking for one costs as much as a
+        # product of matrices, 25 times per control step.
+        self._tool_position = data.site_xpos[self._site]
+        self._tool_rotation = data.site_xmat[self._site]
+        self._inertia = data.qM
+        self._ctrl = data.ctrl
+        self._motion = data.qpos, data.qvel, data.qfrc_bias
         self._home = np.array(ARM_HOME_RAD)
         self._gripper_command = 0.0
 
@@ -66,28 +73,29 @@ class CompiledController:
     def step(self, action: Float[np.ndarray, "7"]) -> None:
         model, data, site = self._model, self._data, self._site
         mujoco.mj_step1(model, data)
-        goal_position = data.site_xpos[site] + POSITION_SCALE_M * action[:3]
+        goal_position = self._tool_position + POSITION_SCALE_M * action[:3]
         # The base stands unturned in the world, so its axes are the world's.
         turn = rotation_float32(ROTATION_SCALE_RAD * action[3:6])
-        goal_rotation = turn @ data.site_xmat[site].reshape(3, 3)
+        goal_rotation = turn @ self._tool_rotation.reshape(3, 3)
         moved = self._gripper_command + GRIPPER_SPEED * np.sign(action[6])
         self._gripper_command = float(np.clip(moved, -1.0, 1.0))
         # Finger 1 opens towards +, finger 2 towards -.
         way = np.array([-self._gripper_command, self._gripper_command])
+        ctrl, actuators, inertia, mass = self._ctrl, self._actuators, self._inertia, self._mass
+        position, rotation = self._jacobian_position, self._jacobian_rotation
+        ctrl[self._fingers] = self._finger_middle + self._finger_reach * way
         for substep in range(SUBSTEPS):
             if substep > 0:
                 mujoco.mj_step1(model, data)
-            mujoco.mj_jacSite(model, data, self._jacobian_position, self._jacobian_rotation, site)
-            mujoco.mj_fullM(model, self._mass, data.qM)
-            data.ctrl[self._actuators] = _torques(
-                self._jacobian_position,
-                self._jacobian_rotation,
-                self._mass,
-                data.qpos,
-                data.qvel,
-                data.qfrc_bias,
-                data.site_xpos[site],
-                data.site_xmat[site],
+            mujoco.mj_jacSite(model, data, position, rotation, site)
+            mujoco.mj_fullM(model, mass, inertia)
+            ctrl[actuators] = _torques(
+                position,
+                rotation,
+                mass,
+                *self._motion,
+                self._tool_position,
+                self._tool_rotation,
                 goal_position,
                 goal_rotation,
                 self._home,
@@ -95,7 +103,6 @@ class CompiledController:
                 self._qpos,
                 self._dofs,
             )
-            data.ctrl[self._fingers] = self._finger_middle + self._finger_reach * way
             mujoco.mj_step2(model, data)
 
 

@@ -1,28 +1,30 @@
-"""Pictures of a MuJoCo scene without a display, 25 to 40 times cheaper than the stock way.
+"""Pictures of a MuJoCo scene without a display, up to 40 times cheaper than the stock way.
 
 In software a picture of 64 pixels costs vertices and draw calls, not pixels: geoms behind the
-camera, the mirror image in the floor, meshes of 30,000 faces. A profile says what is given up:
+camera, the mirror image in the floor, meshes of 30,000 faces. What cannot be seen is never drawn
+(`envs/culling.py`); a profile says what is given up besides:
 
-    exact   MuJoCo's own look: reflection, 4 samples per pixel, all meshes
-    near    no reflection, geoms outside the view left out
-    fast    besides, one sample per pixel and meshes of a tenth of the faces
+    exact   nothing: MuJoCo's own pixels, bit by bit
+    near    reflections in less than an eighth of the picture; shadows from a map of a quarter of
+            the width
+    fast    besides, shadows, antialiasing, and nine of ten faces of meshes without a texture
 
 The skybox stays on: without it, views past the floor are garbage. Physics never sees the reduced
 meshes: they live in a copy of the model that is only drawn.
 
-Next: `envs/mesh_decimation.py` (the reduced meshes), `envs/robosuite_env.py` (who asks).
+Next: `envs/render_pen.py` (the profiles), `envs/culling.py` (what is seen),
+`envs/mesh_decimation.py` (the reduced meshes).
 """
 
 # MuJoCo ships no type stubs for its compiled part.
 # pyright: reportAttributeAccessIssue=false
 
 import atexit
-import copy
 import importlib
 import os
 import subprocess
 import sys
-from dataclasses import dataclass
+import weakref
 from typing import Any
 
 import mujoco
@@ -30,10 +32,8 @@ import numpy as np
 from jaxtyping import UInt8
 
 from ..datasets.schema import unknown_name
-from .mesh_decimation import decimate_meshes
+from .render_pen import PROFILES, Pen, Thing
 
-HIDDEN_GROUP = 5
-"""A geom group that is never drawn; culled geoms are moved into it."""
 BACKENDS = {"egl": "mujoco.egl", "osmesa": "mujoco.osmesa", "glfw": "mujoco.glfw"}
 NO_GL = (
     "no OpenGL for rendering without a display works here. Tried {tried}.\n"
@@ -41,27 +41,8 @@ NO_GL = (
     "If that is not enough: sudo apt-get install -y libosmesa6 and set MUJOCO_GL=osmesa"
 )
 
-
-@dataclass(frozen=True)
-class Profile:
-    """What a picture may cost."""
-
-    reflection: bool
-    samples: int
-    """Antialiasing samples per pixel; 0 is off."""
-    culling: bool
-    """Leave out geoms whose bounding sphere is outside the view."""
-    mesh_fraction: float
-    """Share of the faces of visual meshes that is kept."""
-
-
-PROFILES = {
-    "exact": Profile(reflection=True, samples=4, culling=False, mesh_fraction=1.0),
-    "near": Profile(reflection=False, samples=4, culling=True, mesh_fraction=1.0),
-    "fast": Profile(reflection=False, samples=0, culling=True, mesh_fraction=0.1),
-}
-
 _gl_context: Any = None
+_renderers: "weakref.WeakSet[Renderer]" = weakref.WeakSet()
 
 
 def chosen_backend() -> str:
@@ -95,27 +76,10 @@ def _make_gl_context() -> Any:
 def _free_gl_context() -> None:
     global _gl_context
     if _gl_context is not None:
+        for renderer in list(_renderers):  # what they hold dies with the context
+            renderer.close()
         _gl_context.free()
         _gl_context = None
-
-
-class _Pen:
-    """A model as one profile draws it: its meshes on the GL side and a scene to fill."""
-
-    def __init__(self, model: mujoco.MjModel, profile: Profile) -> None:
-        self.profile = profile
-        self.model = copy.copy(model)
-        self.model.vis.global_.offwidth = self.model.vis.global_.offheight = 64
-        self.model.vis.quality.offsamples = profile.samples
-        if profile.mesh_fraction < 1.0:
-            decimate_meshes(self.model, profile.mesh_fraction)
-        self.geom_group = self.model.geom_group.copy()
-        self.scene = mujoco.MjvScene(self.model, maxgeom=4 * self.model.ngeom + 200)
-        self.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = profile.reflection
-        self.option = mujoco.MjvOption()
-        self.option.geomgroup[0] = 0  # collision shapes
-        self.option.sitegroup[:] = 0
-        self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
 
 
 class Renderer:
@@ -124,9 +88,18 @@ class Renderer:
     def __init__(self, model: mujoco.MjModel) -> None:
         _make_gl_context()
         self._model = model
-        self._pens: dict[str, _Pen] = {}
+        self._pens: dict[str, Pen] = {}
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self.things: tuple[Thing, ...] = ()
+        """Drawn besides the model."""
+        _renderers.add(self)
+
+    def repaint(self) -> None:
+        """Draw from now on with the colours, lights and textures the model has now."""
+        _make_gl_context()
+        for pen in self._pens.values():
+            pen.repaint(self._model)
 
     def render(
         self, data: mujoco.MjData, camera: str, height: int, width: int, profile: str
@@ -136,19 +109,15 @@ class Renderer:
             raise unknown_name("render profile", profile, PROFILES)
         _make_gl_context()
         if profile not in self._pens:
-            self._pens[profile] = _Pen(self._model, PROFILES[profile])
+            self._pens[profile] = Pen(self._model, PROFILES[profile])
         pen = self._pens[profile]
         if width > pen.context.offWidth or height > pen.context.offHeight:
             size = max(width, pen.context.offWidth), max(height, pen.context.offHeight)
             mujoco.mjr_resizeOffscreen(*size, pen.context)
-        camera_id = self._model.camera(camera).id
-        if pen.profile.culling:
-            visible = in_view(self._model, data, camera_id, width / height)
-            pen.model.geom_group[:] = np.where(visible, pen.geom_group, HIDDEN_GROUP)
-        self._camera.fixedcamid = camera_id
-        mujoco.mjv_updateScene(
-            pen.model, data, pen.option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, pen.scene
-        )
+        self._camera.fixedcamid = self._model.camera(camera).id
+        pen.fill(data, self._camera, width / height)
+        for thing in self.things:
+            pen.add(thing)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, pen.context)
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, pen.scene, pen.context)
@@ -163,23 +132,6 @@ class Renderer:
             for pen in self._pens.values():
                 pen.context.free()
         self._pens.clear()
-
-
-def in_view(
-    model: mujoco.MjModel, data: mujoco.MjData, camera_id: int, aspect: float
-) -> np.ndarray:
-    """Which geoms' bounding spheres touch the camera's pyramid; unbounded geoms always do."""
-    rotation = data.cam_xmat[camera_id].reshape(3, 3)
-    position = (data.geom_xpos - data.cam_xpos[camera_id]) @ rotation
-    right, up, backward = position.T
-    radius = model.geom_rbound
-    slope_up = np.tan(np.radians(model.cam_fovy[camera_id]) / 2)
-    slope_right = slope_up * aspect
-    # Signed distance to a side plane of slope s: (|x| - s * depth) / sqrt(1 + s^2).
-    outside_up = (np.abs(up) + slope_up * backward) / np.hypot(1, slope_up)
-    outside_right = (np.abs(right) + slope_right * backward) / np.hypot(1, slope_right)
-    inside = (outside_up < radius) & (outside_right < radius) & (backward < radius)
-    return inside | (radius == 0)
 
 
 def probe() -> dict[str, str]:

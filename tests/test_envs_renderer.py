@@ -1,16 +1,25 @@
 """Profiles cost less than they change, and their parts fail safely."""
 
+# MuJoCo ships no type stubs for its compiled part.
+# pyright: reportAttributeAccessIssue=false
+
+import copy
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 
 from ulna.envs import cache, renderer
 from ulna.envs.cube_tasks import CUBE_TASKS
-from ulna.envs.mesh_decimation import MIN_FACES
+from ulna.envs.culling import Culler, Needed
+from ulna.envs.mesh_decimation import MIN_FACES, decimate_meshes
 from ulna.envs.robosuite_env import RobosuiteEnv
+from ulna.envs.robosuite_stock import load_scene
 
 
 @pytest.fixture(scope="module")
@@ -41,15 +50,143 @@ def test_fast_draws_fewer_faces_and_leaves_physics_alone(env: RobosuiteEnv) -> N
     assert drawn.mesh_facenum[big].sum() < 0.6 * faces[big].sum()
 
 
-def test_culling_changes_no_pixel(env: RobosuiteEnv, monkeypatch: pytest.MonkeyPatch) -> None:
-    env.reset(5)
-    for step in range(4):
-        env.step(np.array([0.5, 1.0, -1.0, 0.3, 0.5, 1.0, -1.0]) * (1 if step % 2 else -1))
+@contextmanager
+def everything_drawn(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Inside, nothing is left out and everything is reflected, as MuJoCo alone would do."""
+
+    def all_of_it(self: Culler, data: Any, camera: int, aspect: float, reflection: bool = False,
+                  *more: Any, **words: Any) -> Needed:  # fmt: skip
+        return Needed(np.ones(self._model.ngeom, bool), reflection)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Culler, "needed", all_of_it)
+        yield
+
+
+def anywhere(model: mujoco.MjModel, data: mujoco.MjData, seed: int) -> None:
+    """The arm anywhere within the limits of its joints."""
+    joints = [model.joint(f"robot0_joint{i}").id for i in range(1, 8)]
+    low, high = model.jnt_range[joints].T
+    mujoco.mj_resetData(model, data)
+    data.qpos[model.jnt_qposadr[joints]] = np.random.default_rng(seed).uniform(low, high)
+    mujoco.mj_forward(model, data)
+
+
+@pytest.mark.parametrize("scene", ["Lift", "PickPlaceCan", "NutAssemblySquare", "Door"])
+def test_what_is_left_out_changes_no_pixel_of_exact(
+    scene: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load_scene(scene)[0]
+    data, drawer, left_out = mujoco.MjData(model), renderer.Renderer(model), 0
+    for seed in range(26):
+        anywhere(model, data, seed)
+        camera = ("agentview", "robot0_eye_in_hand")[seed % 2]
+        culled = drawer.render(data, camera, 48, 64, "exact")
+        left_out += int((model.geom_group != 0).sum()) - drawer._pens["exact"].scene.ngeom
+        with everything_drawn(monkeypatch):
+            whole = drawer.render(data, camera, 48, 64, "exact")
+        np.testing.assert_array_equal(culled, whole)
+    assert left_out > 26 * 5
+    drawer.close()
+
+
+def test_what_is_left_out_changes_no_pixel_of_fast(
+    env: RobosuiteEnv, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(20):
+        anywhere(env.model, env.data, seed)
         culled = [env.render(camera, 64, 64, "fast") for camera in ("front", "wrist")]
-        with monkeypatch.context() as patch:
-            patch.setattr(renderer, "in_view", lambda *_: np.ones(env.model.ngeom, bool))
+        pen = env._renderer._pens["fast"]  # type: ignore[union-attr]
+        with everything_drawn(monkeypatch), monkeypatch.context() as patch:
+            patch.setattr(pen, "layers", [])  # in MuJoCo's order
             whole = [env.render(camera, 64, 64, "fast") for camera in ("front", "wrist")]
         np.testing.assert_array_equal(culled, whole)
+    env.reset(5)
+
+
+@pytest.mark.parametrize("scene", ["Lift", "PickPlaceCan", "Door"])
+def test_near_reflects_where_it_shows(scene: str) -> None:
+    model = load_scene(scene)[0]
+    data, drawer = mujoco.MjData(model), renderer.Renderer(model)
+    reflected, apart = [], []
+    for seed in range(6):
+        anywhere(model, data, seed)
+        camera = ("agentview", "robot0_eye_in_hand")[seed % 2]
+        near = drawer.render(data, camera, 48, 48, "near").astype(int)
+        reflected.append(bool(drawer._pens["near"].scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION]))
+        apart.append(np.abs(near - drawer.render(data, camera, 48, 48, "exact")).mean())
+        drawer.render(data, camera, 48, 48, "near")
+        again = drawer.render(data, camera, 48, 48, "near")
+        np.testing.assert_array_equal(near, again)
+    assert np.mean(apart) < 1
+    assert reflected[0] == (scene != "Lift")
+    drawer.close()
+
+
+@pytest.fixture
+def room() -> mujoco.MjModel:
+    """A mirror, a lamp with shadows, and balls that are seen by their image or shadow alone."""
+    return mujoco.MjModel.from_xml_string("""
+        <mujoco>
+          <asset><material name="glass" reflectance="0.5" rgba="0.4 0.4 0.5 1"/></asset>
+          <worldbody>
+            <light castshadow="true" directional="true" dir="1 0 -1" pos="-2 0 3"/>
+            <geom name="mirror" type="box" size="1 1 0.1" pos="0 0 -0.1" material="glass"
+                  group="1"/>
+            <camera name="eye" pos="0 -1.6 1" xyaxes="1 0 0 0 0.7 0.7" fovy="40"/>
+            <geom name="image" type="sphere" size="0.15" pos="0 0.5 1.6" rgba="1 0 0 1" group="1"/>
+            <geom name="shadow" type="sphere" size="0.15" pos="-1.8 0 1.6" rgba="0 1 0 1"
+                  group="1"/>
+            <geom name="nothing" type="sphere" size="0.15" pos="0 -4 0.5" group="1"/>
+            <geom name="below" type="sphere" size="0.15" pos="0 0 -0.6" group="1"/>
+          </worldbody>
+        </mujoco>""")
+
+
+def test_images_and_shadows_of_what_is_out_of_view_stay(
+    room: mujoco.MjModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, drawer = mujoco.MjData(room), renderer.Renderer(room)
+    mujoco.mj_forward(room, data)
+    culler, eye = Culler(room, np.ones(room.ngeom, bool)), room.camera("eye").id
+
+    def kept(**settings: bool) -> set[str]:
+        needed = culler.needed(data, eye, 1.0, **settings).geoms
+        return {room.geom(int(geom)).name for geom in np.flatnonzero(needed)}
+
+    assert kept() == {"mirror"}
+    assert kept(reflection=True) == {"mirror", "image"}
+    assert kept(reflection=True, shadows=True) >= {"mirror", "image", "shadow"}
+    assert kept(covered=False) == {"mirror", "below"}
+    seen = {profile: drawer.render(data, "eye", 64, 64, profile) for profile in renderer.PROFILES}
+    with everything_drawn(monkeypatch):
+        np.testing.assert_array_equal(seen["exact"], drawer.render(data, "eye", 64, 64, "exact"))
+    darker = seen["fast"].astype(int).sum(axis=2) - seen["near"].astype(int).sum(axis=2) > 60
+    assert darker.mean() > 0.003, "the shadow is in near and not in fast"
+    drawer.close()
+
+
+def test_a_can_keeps_its_label() -> None:
+    model = load_scene("PickPlaceCan")[0]
+    reduced = copy.copy(model)
+    decimate_meshes(reduced, 0.1)
+    can = int(model.geom_dataid[model.geom("Can_g0_visual").id])
+    assert reduced.mesh_facenum[can] == model.mesh_facenum[can]
+    assert reduced.mesh_texcoordadr[can] >= 0
+    assert reduced.mesh_facenum.sum() < 0.5 * model.mesh_facenum.sum()
+
+
+def test_repainting_shows_the_models_new_colours(env: RobosuiteEnv) -> None:
+    env.reset(3)
+    before = env.render("front", 64, 64)
+    red = env.model.geom("red_g0_vis").id
+    colour = env.model.geom_rgba[red].copy()
+    assert env._renderer is not None
+    for rgba in ((0.0, 0.7, 0.7, 1.0), colour):
+        env.model.geom_rgba[red] = rgba
+        env._renderer.repaint()
+        same = np.array_equal(env.render("front", 64, 64), before)
+        assert same == (rgba is colour)
 
 
 def test_a_larger_picture_does_not_change_smaller_ones(env: RobosuiteEnv) -> None:
