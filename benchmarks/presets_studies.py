@@ -52,11 +52,8 @@ def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     data = demonstrations(work, TASK, episodes_for(scale))
     eyes = eyes_for(work, data, scale)
     withheld = {"context_order": ("text", "image"), "vision": EYES, "augment": PLAIN}
-    # Of the noise (epsilon) little is to be learned where it hides everything, and just there is
-    # decided which cube: predicted velocities weigh those levels as flow matching does.
-    velocity = DiffusionConfig(prediction="v_prediction")
     config = {
-        "in_context": lambda: replace(in_context(), process=velocity, **withheld),
+        "in_context": lambda: replace(in_context(), **withheld),
         "in_context_epsilon": lambda: replace(in_context(), process=DiffusionConfig(), **withheld),
         "in_context_flow": lambda: replace(in_context(), process=FlowConfig(), **withheld),
         # As many parameters: what the chunk's tokens cost in the trunk goes into the head.
@@ -64,7 +61,6 @@ def language(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
             pooled_head(),
             trunk=TrunkConfig(depth=2),
             pooled_head=PooledHeadConfig(width=120, depth=3),
-            process=velocity,
             **withheld,
         ),
     }[arm]()

@@ -83,8 +83,11 @@ def about(
 class WipeExpert:
     """Goes over the marks with the sponge, always to the nearest one."""
 
-    PRESS_M = 0.02
+    PRESS_M = 0.01
     """How far below the table top the sponge is drawn."""
+    TILT_RAD = 0.12
+    """A sponge that stands on its edge by more is lifted to lie down anew: pressed on, it would
+    only turn the wrist into its stop."""
 
     def action(self, env: RobosuiteSuiteEnv) -> Float[np.ndarray, "6"]:
         """The noise-free action for the present state."""
@@ -94,7 +97,7 @@ class WipeExpert:
             for name, gone in zip(env.facts.markers.bodies, env.markers_wiped(), strict=True)
             if not gone
         ]
-        position, _ = env.tool_world_pose()
+        position, rotation = env.tool_world_pose()
         top = env.facts.numbers["table_m"][2]
         if not left:
             return pursue(env, Wish(np.array([*position[:2], top + 0.1]), 0.0, 0.0))
@@ -102,4 +105,6 @@ class WipeExpert:
         nearest = places[np.argmin(np.linalg.norm(places[:, :2] - position[:2], axis=1))]
         distance = float(np.linalg.norm(nearest[:2] - position[:2]))
         height = top - self.PRESS_M + (0.03 if distance > 0.08 else 0.0)
+        if -rotation[2, 2] < np.cos(self.TILT_RAD):
+            height = position[2] + 0.04 if position[2] < top + 0.06 else position[2]
         return pursue(env, Wish(np.array([*nearest[:2], height]), 0.0, 0.0))

@@ -35,13 +35,15 @@ def in_context() -> PolicyConfig:
     """Dita (arXiv 2503.19757): one causal transformer over text, images, a time token and the noisy
     actions; DDPM training, DDIM sampling. Ours differs where its code only simplified: actions
     enter by a linear layer instead of zero padding, the time token by an MLP, and the actions see
-    one another in full."""
+    one another in full; and it predicts velocities, where Dita predicts the noise: at high noise,
+    where is decided what to do, noise has next to nothing to teach (85 against 15 of 100 scenes
+    after the same training, CHANGELOG.md)."""
     return PolicyConfig(
         experts="shared",
         mask="causal",
         time="token",
         vision=VitConfig(),
-        process=DiffusionConfig(),
+        process=DiffusionConfig(prediction="v_prediction"),
         sampler=SamplerConfig(steps=10),
     )
 

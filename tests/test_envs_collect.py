@@ -100,7 +100,7 @@ def test_a_failure_is_drawn_only_if_it_is_kept(
 
 
 def test_failures_are_kept_on_wish_besides_the_successes(tmp_path: Path) -> None:
-    clumsy = Noise(drift=1.5, fumble_probability=0.1)  # some fail
+    clumsy = Noise(drift=1.0, fumble_probability=0.1)  # some fail
     both = tmp_path / "both.zarr"
     arguments = {"seed": 8, "workers": 1, "noise": clumsy, "progress": False}
     summary = collect("robosuite/lift", both, 2, keep_failures=True, **arguments)

@@ -128,7 +128,8 @@ def room() -> mujoco.MjModel:
     """A mirror, a lamp with shadows, and balls that are seen by their image or shadow alone."""
     return mujoco.MjModel.from_xml_string("""
         <mujoco>
-          <asset><material name="glass" reflectance="0.5" rgba="0.4 0.4 0.5 1"/></asset>
+          <asset><material name="glass" reflectance="0.5" rgba="0.4 0.4 0.5 1"/>
+            <mesh name="ball" builtin="sphere" params="3" scale="0.15 0.15 0.15"/></asset>
           <worldbody>
             <light castshadow="true" directional="true" dir="1 0 -1" pos="-2 0 3"/>
             <geom name="mirror" type="box" size="1 1 0.1" pos="0 0 -0.1" material="glass"
@@ -138,7 +139,7 @@ def room() -> mujoco.MjModel:
             <geom name="shadow" type="sphere" size="0.15" pos="-1.8 0 1.6" rgba="0 1 0 1"
                   group="1"/>
             <geom name="nothing" type="sphere" size="0.15" pos="0 -4 0.5" group="1"/>
-            <geom name="below" type="sphere" size="0.15" pos="0 0 -0.6" group="1"/>
+            <geom name="below" type="mesh" mesh="ball" pos="0 0 -0.6" group="1"/>
           </worldbody>
         </mujoco>""")
 
