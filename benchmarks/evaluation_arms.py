@@ -5,6 +5,7 @@
 Reads one order per line, `{"episodes": 4, "seed": 0}`; answers `{"seconds": 1.5, "steps": 400}`.
 """
 
+import importlib
 import json
 import logging
 import os
@@ -72,7 +73,7 @@ class Ulna:
 
 
 def shortened(task: Task, steps: int, profile: str) -> Any:
-    env = task.make(profile)
+    env: Any = task.make(profile)
     env.max_steps = steps
     return env
 
@@ -156,8 +157,9 @@ class LeRobot:
         if not episodes:
             return 0
         before, after = self.processors
+        same: Any = lambda x: x  # our policy normalises for itself  # noqa: E731
         info = eval_policy(
-            self.envs, self.policy, before, after, lambda x: x, lambda x: x, episodes,
+            self.envs, self.policy, before, after, same, same, episodes,
             start_seed=seed, return_episode_data=False,
         )  # fmt: skip
         assert len(info["per_episode"]) == episodes
@@ -178,14 +180,19 @@ def lerobot_policy(body: Embodiment) -> Any:
     from lerobot.policies.pretrained import PreTrainedPolicy
 
     class Config(PreTrainedConfig):
-        observation_delta_indices = action_delta_indices = reward_delta_indices = None
-
+        @property
+        def observation_delta_indices(self) -> Any: ...
+        @property
+        def action_delta_indices(self) -> Any: ...
+        @property
+        def reward_delta_indices(self) -> Any: ...
         def get_optimizer_preset(self) -> Any: ...
         def get_scheduler_preset(self) -> Any: ...
         def validate_features(self) -> None: ...
 
     class Wrapped(PreTrainedPolicy):
-        config_class, name = Config, "ulna_benchmark"
+        config_class: Any = Config
+        name: Any = "ulna_benchmark"
 
         def __init__(self) -> None:
             super().__init__(Config())
@@ -230,8 +237,9 @@ class Robomimic:
     """robomimic's `run_rollout` over stock robosuite (its own binding of 0.3.0 needs mujoco-py)."""
 
     def __init__(self, steps: int) -> None:
-        from robomimic.algo import RolloutPolicy
-        from robomimic.envs.env_base import EnvBase
+        # Not part of Ulna's environment: `evaluation.py` installs it beside.
+        RolloutPolicy = importlib.import_module("robomimic.algo").RolloutPolicy
+        EnvBase = importlib.import_module("robomimic.envs.env_base").EnvBase
 
         inner = StockLift(steps)
         body = find_task(TASK).embodiment("exact")
@@ -278,8 +286,7 @@ class Robomimic:
         self.env, self.policy, self.steps = Lift(), Chunks(), steps
 
     def run(self, episodes: int, seed: int) -> int:
-        from robomimic.utils.train_utils import run_rollout
-
+        run_rollout = importlib.import_module("robomimic.utils.train_utils").run_rollout
         for _ in range(episodes):
             run_rollout(self.policy, self.env, horizon=self.steps, terminate_on_success=False)
         return episodes * self.steps

@@ -23,9 +23,7 @@ from ulna.envs.env import Env
 from ulna.envs.task import Task
 from ulna.envs.tasks import all_tasks, make_env
 
-COLUMNS = (
-    "task", "success", "steps", "noise", "steps with noise", "demos/min", "cpu s/demo", "replayed",
-)  # fmt: skip
+COLUMNS = ("task", "success", "steps", "with noise", "demos/min", "replayed")
 
 
 def main() -> None:
@@ -60,9 +58,7 @@ def main() -> None:
             f"{row['successes']}/{row['episodes']}",
             row["mean_steps"],
             f"{row['noise_successes']}/{row['noise_episodes']}",
-            row["noise_mean_steps"],
             row["demos_per_minute"],
-            row["cpu_s_per_demo"],
             f"{row['replayed']}/{row['demonstrations']}",
         )
         for name, row in figures.items()

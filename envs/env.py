@@ -19,13 +19,23 @@ from ..datasets.schema import Embodiment, Observation
 class Env(Protocol):
     """One scene with one robot. Not thread-safe: one process, one environment, one GL context."""
 
-    task: str
-    """Name in `envs/tasks.py`, such as `pick_named`."""
-    embodiment: Embodiment
-    instructions: tuple[str, ...]
-    """Every command this scene admits."""
-    max_steps: int
-    """Control ticks after which an episode counts as failed."""
+    @property
+    def task(self) -> str:
+        """Name in `envs/tasks.py`, such as `pick_named`."""
+        ...
+
+    @property
+    def embodiment(self) -> Embodiment: ...
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Every command this scene admits."""
+        ...
+
+    @property
+    def max_steps(self) -> int:
+        """Control ticks after which an episode counts as failed."""
+        ...
 
     def reset(self, seed: int, instruction: str | None = None) -> None:
         """Place the scene. The placement depends on `seed` alone, so that the same scene can be

@@ -64,9 +64,9 @@ def _has_picture(model: mujoco.MjModel, geom: int) -> bool:
 def _simplify(model: mujoco.MjModel, mesh: int, fraction: float) -> tuple[np.ndarray, np.ndarray]:
     import fast_simplification
 
-    face_count = model.mesh_facenum[mesh]
-    vertices = _rows(model.mesh_vert, model.mesh_vertadr[mesh], model.mesh_vertnum[mesh])
-    faces = _rows(model.mesh_face, model.mesh_faceadr[mesh], face_count)
+    face_count = int(model.mesh_facenum[mesh])
+    vertices = _rows(model.mesh_vert, int(model.mesh_vertadr[mesh]), int(model.mesh_vertnum[mesh]))
+    faces = _rows(model.mesh_face, int(model.mesh_faceadr[mesh]), face_count)
     target = min(MAX_FACES, max(MIN_FACES, int(face_count * fraction)))
     # MuJoCo keeps the duplicate vertices of STL files; welding them lets edges collapse.
     vertices, weld = np.unique(vertices.round(6), axis=0, return_inverse=True)

@@ -12,7 +12,7 @@ from functools import partial
 
 import numpy as np
 
-from ulna.datasets.schema import Act, Camera, Embodiment, Observation
+from ulna.datasets.schema import Act, ActBatch, Camera, Embodiment, Observation
 from ulna.envs.task import Task
 
 RAISES, HANGS, DIES = 66, 77, 88
@@ -164,5 +164,5 @@ def make_faulty_act() -> Act:
     return act
 
 
-def make_faulty_act_batch():
-    return lambda observations: make_faulty_act()(observations[0])
+def make_faulty_act_batch() -> ActBatch:
+    return lambda observations: [make_faulty_act()(observations[0])]

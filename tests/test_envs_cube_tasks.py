@@ -164,7 +164,9 @@ def test_a_cube_on_the_belt_goes_through_the_tunnel(envs: Callable[[str], Robosu
     for _ in range(100):
         env.step(STILL)
     places = [env.data.xpos[body] for body in env._cube_bodies]
-    low, high = env.cube_task.belt.tunnel_y_m
+    belt = env.cube_task.belt
+    assert belt is not None
+    low, high = belt.tunnel_y_m
     inside = [place for place in places if low < place[1] < high]
     assert inside and all(abs(place[2] - 0.832) < 1e-3 for place in inside)
 

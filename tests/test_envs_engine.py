@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from ulna.datasets.schema import Observation
+from ulna.envs.chunk_execution import mode_named
 from ulna.envs.engine import Central, PolicyDesk, padded, single
 from ulna.envs.engine_slots import (
     SlotLayout,
@@ -24,7 +25,7 @@ from ulna.envs.virtual_clock import DelayModel
 
 CENTRAL = Central(fakes.make_act_batch, batch_size=3)
 JOBS = [
-    EpisodeJob(seed, said="go there" if seed % 3 == 0 else None, mode=mode, delay=delay)
+    EpisodeJob(seed, said="go there" if seed % 3 == 0 else None, mode=mode_named(mode), delay=delay)
     for seed, (mode, delay) in enumerate(
         [
             ("synchronous", DelayModel()),

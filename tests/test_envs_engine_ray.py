@@ -33,7 +33,7 @@ def cluster() -> Iterator[RayCluster]:
         ray.init(address=started.address, include_dashboard=None)
         try:
             assert len([node for node in ray.nodes() if node["Alive"]]) == 2
-            yield RayCluster(started.address)
+            yield RayCluster(str(started.address))
         finally:
             ray.shutdown()
             started.shutdown()

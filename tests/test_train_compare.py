@@ -99,8 +99,8 @@ def test_it_says_what_would_settle_it(tmp_path):
 
 
 def test_a_few_scenes_are_said_to_be_too_few(tmp_path):
-    few = [save(tmp_path / name, [episode(s, True) for s in range(3)]) for name in "ab"]
-    assert "3 scenes are too few to show any difference reliably." in compare(*few)["words"][0]
+    a, b = (save(tmp_path / name, [episode(s, True) for s in range(3)]) for name in "ab")
+    assert "3 scenes are too few to show any difference reliably." in compare(a, b)["words"][0]
 
 
 def test_looking_after_every_scene_would_have_saved_some(two, tmp_path):
