@@ -72,11 +72,13 @@ def collect(
     workers: int = 0,
     append: bool = False,
     resume: bool = False,
+    keep_failures: bool = False,
+    images: Literal["afterwards", "inline"] = "afterwards",
 ) -> None:
     """Collect demonstrations of a task by its scripted expert.
 
     Noise is added to what the arm is sent, so that recoveries are seen; the expert's noise-free
-    action is what is stored. Only successes are kept. Ctrl-C keeps every finished episode.
+    action is what is stored. Ctrl-C keeps every finished episode.
 
     Args:
         task: Task name, such as pick_named.
@@ -86,13 +88,17 @@ def collect(
         workers: Processes; 0 takes one per core. The episodes do not depend on it.
         append: Add to a store that exists.
         resume: Complete an interrupted collection to what it would have been.
+        keep_failures: Store failed attempts too, marked as such, besides EPISODES successes.
+        images: Draw pictures from the states of a finished episode, or at every step; the same
+            pixels, and failed attempts cost no pictures.
     """
     _rendering()
     from .envs.collect import collect as collect_episodes
 
     summary = collect_episodes(
-        task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume
-    )
+        task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume,
+        keep_failures=keep_failures, images=images,
+    )  # fmt: skip
     print(
         f"{out}: {summary.episodes} episodes ({summary.steps} steps) stored, {summary.failed} "
         f"attempts failed, {summary.seconds:.0f} s"

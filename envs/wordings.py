@@ -9,6 +9,8 @@ Next: `envs/cube_tasks.py` (the instructions).
 from itertools import permutations
 
 from ..datasets.schema import unknown_name
+from .robosuite_tasks import PARAPHRASES as ROBOSUITE_PARAPHRASES
+from .robosuite_tasks import ROBOSUITE_TASKS
 
 BLANK = ""
 """Nothing is said."""
@@ -64,13 +66,17 @@ LIFT = (
 
 
 def paraphrases(task: str, instruction: str) -> tuple[str, ...]:
-    """Other ways to say an instruction of a language or dynamic task, in a fixed order.
+    """Other ways to say an instruction of a language, dynamic or robosuite task, in a fixed order.
 
     Raises ValueError for a task without a table of them, or an instruction it does not have.
     """
-    if task not in PARAPHRASES:
-        raise unknown_name("task with paraphrases", task, PARAPHRASES)
-    table = PARAPHRASES[task]
+    tables = PARAPHRASES | {
+        name: {task.instruction: ROBOSUITE_PARAPHRASES[task.instruction]}
+        for name, task in ROBOSUITE_TASKS.items()
+    }
+    if task not in tables:
+        raise unknown_name("task with paraphrases", task, tables)
+    table = tables[task]
     if instruction not in table:
         raise unknown_name(f"instruction of task {task}", instruction, table)
     return table[instruction]

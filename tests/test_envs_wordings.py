@@ -3,6 +3,7 @@
 import pytest
 
 from ulna.envs.cube_tasks import CUBE_TASKS
+from ulna.envs.robosuite_tasks import ROBOSUITE_TASKS
 from ulna.envs.wordings import BLANK, COLOURS, NONSENSE, PARAPHRASES, paraphrases
 
 
@@ -19,6 +20,12 @@ def test_every_instruction_has_five_ways_of_its_own(name: str) -> None:
         for words in others:
             found = {word.strip(",:?.") for word in words.split()} & {*COLOURS, "yellow", "purple"}
             assert found == named, f"{words!r} names {found}, {said!r} names {named}"
+
+
+def test_robosuites_tasks_have_other_words_too() -> None:
+    for name, task in ROBOSUITE_TASKS.items():
+        others = paraphrases(name, task.instruction)
+        assert len(others) >= 3 and task.instruction not in others
 
 
 def test_nonsense_names_nothing_that_could_be_taken() -> None:
