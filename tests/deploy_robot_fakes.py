@@ -5,6 +5,7 @@ its folder stands in `sys.path`, which a spawned child inherits.
 """
 
 import functools
+import signal
 import sys
 import time
 from pathlib import Path
@@ -197,4 +198,6 @@ if __name__ == "__main__":
     # By its importable name, so that children find the same objects.
     import deploy_robot_fakes
 
+    # Whoever runs the tests in a shell's background has Ctrl-C ignored, and we inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     deploy_robot_fakes.main(sys.argv[1])

@@ -144,10 +144,13 @@ def test_several_processes_bring_in_the_same(tmp_path: Path):
 
 
 IMPORT = """
+import signal
 import sys
 from pathlib import Path
 from ulna.datasets.import_episodes import import_episodes
 if __name__ == "__main__":
+    # Whoever runs the tests in a shell's background has Ctrl-C ignored, and we inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     import_episodes(Path(sys.argv[1]), Path(sys.argv[2]), workers=int(sys.argv[3]),
                     options={"control_hz": 10.0, "instruction": "stack the cups", "robot": "arm",
                              "action_low": (0.0,), "action_high": (9.0,)})
