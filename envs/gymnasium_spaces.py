@@ -1,7 +1,10 @@
-"""Our tasks for those who speak Gymnasium: `gymnasium.make("ulna/PickNamed-v0")`.
+"""Our tasks for those who speak Gymnasium.
 
-Installed, Ulna announces its tasks to Gymnasium by the entry point `gymnasium.envs`; without that,
-`import ulna.envs.gymnasium_spaces` and `register_tasks()` do the same. The reward is 1 where the
+    import ulna.envs.gymnasium_spaces
+    gymnasium.make("ulna/PickNamed-v0")
+
+or `gymnasium.make("ulna.envs.gymnasium_spaces:ulna/PickNamed-v0")`, which imports it: Gymnasium 1.4
+no longer asks installed packages for their environments. The reward is 1 where the
 instruction is fulfilled, else 0; an episode ends when that has lasted as long as our own evaluation
 asks for (`envs/rollout.py`), so `is_success` here and there mean the same.
 
@@ -116,3 +119,6 @@ class GymnasiumEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def close(self) -> None:
         self.env.close()
+
+
+register_tasks()

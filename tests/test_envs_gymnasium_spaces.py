@@ -17,17 +17,14 @@ from lerobot.envs.factory import make_env, make_env_pre_post_processors
 from lerobot.envs.utils import close_envs
 from lerobot.scripts.lerobot_eval import rollout
 
-from ulna.envs.gymnasium_spaces import GymnasiumEnv, gymnasium_name, register_tasks
+from ulna.envs.gymnasium_spaces import GymnasiumEnv, gymnasium_name
 from ulna.envs.lerobot_env import UlnaEnvConfig
 from ulna.envs.tasks import all_tasks, find_task
 
 
 @pytest.fixture(scope="module")
 def env() -> Iterator[gymnasium.Env]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # registered by the entry point already, if installed
-        register_tasks()
-    made = gymnasium.make("ulna/PickNamed-v0", render_mode="rgb_array")
+    made = gymnasium.make("ulna.envs.gymnasium_spaces:ulna/PickNamed-v0", render_mode="rgb_array")
     yield made
     made.close()
 
@@ -59,7 +56,7 @@ def test_every_task_is_registered_with_its_horizon(env: gymnasium.Env) -> None:
 
 def test_registering_loads_no_simulator() -> None:
     program = (
-        "import sys, ulna.envs.gymnasium_spaces as g; g.register_tasks();"
+        "import sys, ulna.envs.gymnasium_spaces;"
         "print([m for m in ('mujoco', 'robosuite', 'metaworld', 'gym_pusht') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
