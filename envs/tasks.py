@@ -28,7 +28,11 @@ def find_task(name: str) -> Task:
     """The task called `name`; ValueError names the nearest one that exists."""
     tasks = all_tasks()
     if name not in tasks:
-        raise unknown_name("task", name, tasks)
+        # Our own, and those of the suite that seems to be meant: there are hundreds in all.
+        suite = name.partition("/")[0]
+        near = [known for known in tasks if known.partition("/")[0] in (known, suite)]
+        error = unknown_name("task", name, near)
+        raise ValueError(f"{error}; `ulna envs` lists all {len(tasks)}")
     return tasks[name]
 
 
