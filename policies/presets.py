@@ -37,7 +37,7 @@ def in_context() -> PolicyConfig:
     enter by a linear layer instead of zero padding, the time token by an MLP, and the actions see
     one another in full; and it predicts velocities, where Dita predicts the noise: at high noise,
     where is decided what to do, noise has next to nothing to teach (85 against 15 of 100 scenes
-    after the same training, CHANGELOG.md)."""
+    after the same training, one seed, CHANGELOG.md)."""
     return PolicyConfig(
         experts="shared",
         mask="causal",
