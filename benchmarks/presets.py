@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 from presets_studies import frozen, language, masks, separation
-from presets_training import TASK, demonstrations, episodes_for, eyes_for
+from presets_training import TASK, WORLD_EPISODES, demonstrations, episodes_for, eyes_for
 from presets_world import video, world
 from record import Benchmark, commit
 from scipy.stats import binomtest
@@ -44,6 +44,7 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--run", nargs=3, metavar=("STUDY", "ARM", "SEED"), help="one run only")
+    parser.add_argument("--report", action="store_true", help="of the finished runs, run nothing")
     options = parser.parse_args()
     scale = 0.01 if options.quick else 1.0
     work: Path = options.work / "quick" if options.quick else options.work
@@ -55,6 +56,9 @@ def main() -> None:
         place(work, study, arm, int(seed)).write_text(json.dumps(figures, allow_nan=False))
         return
     seeds = range(1 if options.quick else options.seeds)
+    if options.report:
+        report(options.studies, list(seeds), work, options.quick)
+        return
     runs = [(s, arm, seed) for s in options.studies for seed in seeds for arm in STUDIES[s].arms]
     prepare(runs, scale, work)
 
@@ -77,8 +81,11 @@ def prepare(runs: list[tuple[str, str, int]], scale: float, work: Path) -> None:
     """What several runs share, the demonstrations and the eyes, is made before any of them."""
     studies = {study for study, _, _ in runs}
     stores = [demonstrations(work, TASK, episodes_for(scale))]
-    if studies & {"language", "masks", "world"}:
+    if studies & {"language", "masks"}:
         stores.append(demonstrations(work, TASK, episodes_for(scale), quiet=True))
+    if "world" in studies:
+        episodes = episodes_for(scale, WORLD_EPISODES)
+        stores.append(demonstrations(work, TASK, episodes, quiet=True))
     if "masks" in studies:
         stores.append(demonstrations(work, "lift", episodes_for(scale), quiet=True))
     for data in stores:
@@ -90,11 +97,15 @@ def place(work: Path, study: str, arm: str, seed: int) -> Path:
 
 
 def report(studies: list[str], seeds: list[int], work: Path, quick: bool) -> None:
-    """Tables and the JSON line of what is there."""
+    """Tables and the JSON line of the runs that are there; of each arm its number of seeds."""
     benchmark = Benchmark("presets", quick)
     found = {
         study: {
-            arm: [json.loads(place(work, study, arm, seed).read_text()) for seed in seeds]
+            arm: [
+                json.loads(file.read_text())
+                for seed in seeds
+                if (file := place(work, study, arm, seed)).exists()
+            ]
             for arm in STUDIES[study].arms
         }
         for study in studies
@@ -102,9 +113,10 @@ def report(studies: list[str], seeds: list[int], work: Path, quick: bool) -> Non
     ratios: dict[str, Any] = {}
     for study, arms in found.items():
         rows = [
-            [arm, *(spread(runs, name) for name in numbers(arms))] for arm, runs in arms.items()
+            [arm, len(runs), *(spread(runs, name) for name in numbers(arms))]
+            for arm, runs in arms.items()
         ]
-        benchmark.table(f"{study}, {len(seeds)} seed(s)", ["arm", *numbers(arms)], rows)
+        benchmark.table(study, ["arm", "seeds", *numbers(arms)], rows)
         ratios |= STUDIES[study].compare(arms)
     benchmark.table("compared", ["what", "value"], list(ratios.items()))
     for arms in found.values():

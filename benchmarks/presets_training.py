@@ -27,6 +27,8 @@ from ulna.train.training_data import window_spec
 
 TASK = "pick_named"
 EPISODES = 400
+WORLD_EPISODES = 1600
+"""A policy that predicts both what it does and what it sees learns 350 episodes by heart."""
 EYES_STEPS = 1500
 
 
@@ -43,14 +45,16 @@ class Data:
         return replace(self, taught=self.taught[:episodes])
 
 
-def episodes_for(scale: float) -> int:
-    return EPISODES if scale >= 1 else 32
+def episodes_for(scale: float, wanted: int = EPISODES) -> int:
+    return wanted if scale >= 1 else 32
 
 
 def demonstrations(work: Path, task: str, episodes: int, quiet: bool = False) -> Data:
     """`episodes` demonstrations of `task`, collected once; every eighth is held out. `quiet`: the
     expert undisturbed, so that a chunk depends on the scene alone."""
     name = f"{task}-quiet" if quiet else task
+    if episodes == WORLD_EPISODES:
+        name += "-many"
     path = work / f"{name}.zarr"
     if not path.exists():
         noise = QUIET if quiet else None

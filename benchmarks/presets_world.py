@@ -9,6 +9,7 @@ import torch
 from presets_eyes import EYES, PLAIN
 from presets_training import (
     TASK,
+    WORLD_EPISODES,
     Data,
     Fit,
     Windows,
@@ -36,7 +37,7 @@ def world(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
     Nobody says which cube is meant, so what will be done is open until the future tells, and what
     will be seen until the action does.
     """
-    data = demonstrations(work, TASK, episodes_for(scale), quiet=True)
+    data = demonstrations(work, TASK, episodes_for(scale, WORLD_EPISODES), quiet=True)
     config = replace(
         dual_stream(),
         vision=EYES,
