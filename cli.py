@@ -74,6 +74,7 @@ def collect(
     resume: bool = False,
     keep_failures: bool = False,
     images: Literal["afterwards", "inline"] = "afterwards",
+    image_size: int = 0,
 ) -> None:
     """Collect demonstrations of a task by its scripted expert.
 
@@ -91,13 +92,15 @@ def collect(
         keep_failures: Store failed attempts too, marked as such, besides EPISODES successes.
         images: Draw pictures from the states of a finished episode, or at every step; the same
             pixels, and failed attempts cost no pictures.
+        image_size: Pixels of a picture's side; 0: those of the store, or the task's own choice.
+            Policies are evaluated with the pictures they were taught with.
     """
     _rendering()
     from .envs.collect import collect as collect_episodes
 
     summary = collect_episodes(
         task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume,
-        keep_failures=keep_failures, images=images,
+        keep_failures=keep_failures, images=images, image_size=image_size,
     )  # fmt: skip
     print(
         f"{out}: {summary.episodes} episodes ({summary.steps} steps) stored, {summary.failed} "

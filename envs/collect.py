@@ -30,14 +30,14 @@ from rich.progress import (
 )
 
 from ..datasets.image_codec import Lossless
-from ..datasets.schema import Episode, unknown_name
+from ..datasets.schema import Embodiment, Episode, unknown_name
 from ..datasets.store import Store
 from ..datasets.writer import Writer
 from .disturbance import Disturbance, Noise
 from .env import Env
 from .rollout import SEEDS_PER_RUN
-from .task import Expert
-from .tasks import find_task, make_env
+from .task import Expert, Task
+from .tasks import installed_task
 from .workers import Failure, WorkerPool
 
 HOLD_STEPS = 4
@@ -128,15 +128,15 @@ class _CollectWorker:
 
     def __init__(
         self,
-        task: str,
+        task: Task,
         render_profile: str,
         store_path: Path,
         noise: Noise,
         keep_failures: bool,
         images: ImagesWhen,
     ) -> None:
-        self._env = make_env(task, render_profile)
-        self._task = find_task(task)
+        self._env = task.make(render_profile)
+        self._task = task
         self._writer = Writer(store_path, Lossless(), tool="collect")
         self._noise = noise
         self._keep_failures = keep_failures
@@ -175,6 +175,7 @@ def collect(
     progress: bool = True,
     keep_failures: bool = False,
     images: str = "afterwards",
+    image_size: int = 0,
 ) -> CollectSummary:
     """Store `episodes` successful demonstrations of `task`; failed ones only with `keep_failures`,
     besides the successful ones and marked as failed.
@@ -184,7 +185,8 @@ def collect(
     the seed after the highest one present) or `resume` (an interrupted collection is completed
     to what it would have been). Ctrl-C ends with every finished episode in the store.
 
-    `noise` None: what the expert says it bears (`noise`), else `Noise()`.
+    `image_size`: pixels of a picture's side; 0: those of the store that is added to, or the task's
+    own. `noise` None: what the expert says it bears (`noise`), else `Noise()`.
 
     `images`: "inline" draws while the expert acts, "afterwards" when an episode is known to be
     kept; the pixels are the same, and "afterwards" draws no episode in vain.
@@ -195,7 +197,7 @@ def collect(
         raise ValueError("got both append and resume; append adds more, resume completes")
     if images not in ("inline", "afterwards"):
         raise unknown_name("time of drawing", images, ("inline", "afterwards"))
-    shown = find_task(task)
+    shown = installed_task(task).with_image_size(image_size)
     if shown.expert is None:
         raise ValueError(f"nobody demonstrates {task}: it has no scripted expert")
     profile = render_profile or shown.profiles[-1]
@@ -203,6 +205,12 @@ def collect(
     first, present = seed * SEEDS_PER_RUN, dict[int, bool]()
     if (append or resume) and store_path.exists():
         store = Store.open(store_path)
+        shown = shown if image_size else shown.seen_by([store.embodiment])
+        if shown.embodiment(profile) != store.embodiment:
+            raise ValueError(
+                f"{store_path} holds episodes of {_looks(store.embodiment)}, but {task} gives "
+                f"{_looks(shown.embodiment(profile))}; use another store, or the same --image-size"
+            )
         own = range(first, first + SEEDS_PER_RUN)
         present = {
             r.seed: bool(r.success) for r in store.episodes if r.task == task and r.seed in own
@@ -214,7 +222,7 @@ def collect(
         Store.create(store_path, shown.embodiment(profile))
     make_worker = partial(
         _CollectWorker,
-        task,
+        shown,
         profile,
         store_path,
         noise or getattr(shown.expert(), "noise", Noise()),
@@ -243,6 +251,13 @@ def collect(
                 stored, failed, steps = stored + success, failed + (not success), steps + length
                 advance(int(success), failed)
     return CollectSummary(stored, failed, steps, time.monotonic() - started)
+
+
+def _looks(robot: Embodiment) -> str:
+    pictures = ", ".join(
+        f"{camera.name} {camera.height}x{camera.width}" for camera in robot.cameras
+    )
+    return f"{robot.name} ({pictures}; rendered {robot.render_profile!r})"
 
 
 def _successes(present: dict[int, bool], first: int, count: int) -> int:

@@ -11,7 +11,7 @@ from itertools import permutations
 from .cube_goals import Lift, Place, Stack, Then
 from .cube_task import Belt, Cube, CubeTask, Distractor, Kick, Pad
 from .env import Env
-from .panda import embodiment_of
+from .panda import IMAGE_SIZE, embodiment_of
 from .task import Expert, Task
 
 RED = Cube("red", (0.85, 0.08, 0.08, 1.0))
@@ -106,24 +106,26 @@ CUBE_TASKS = {task.name: task for task in TASKS}
 
 def language_tasks() -> dict[str, Task]:
     """The table of this suite and of the dynamic tasks."""
-    return {
-        task.name: Task(
-            name=task.name,
-            suite=task.suite,
-            instructions=task.instructions,
-            max_steps=task.max_steps,
-            embodiment=embodiment_of,
-            make=partial(_make, task),
-            expert=partial(_expert, task),
-        )
-        for task in TASKS
-    }
+    return {task.name: _row(task) for task in TASKS}
 
 
-def _make(task: CubeTask, render_profile: str) -> Env:
+def _row(task: CubeTask, image_size: int = IMAGE_SIZE) -> Task:
+    return Task(
+        name=task.name,
+        suite=task.suite,
+        instructions=task.instructions,
+        max_steps=task.max_steps,
+        embodiment=partial(embodiment_of, image_size=image_size),
+        make=partial(_make, task, image_size),
+        expert=partial(_expert, task),
+        sized=partial(_row, task),
+    )
+
+
+def _make(task: CubeTask, image_size: int, render_profile: str) -> Env:
     from .robosuite_env import RobosuiteEnv
 
-    return RobosuiteEnv(task, render_profile)
+    return RobosuiteEnv(task, render_profile, image_size=image_size)
 
 
 def _expert(task: CubeTask) -> Expert:

@@ -6,6 +6,8 @@ Next: `envs/robosuite_env.py` (the arm itself).
 from ..datasets.schema import Camera, Embodiment, unknown_name
 
 CONTROL_HZ = 20
+IMAGE_SIZE = 64
+"""Pixels of the table tasks' pictures where nothing else is asked for."""
 STATE_NAMES = (
     *(f"tool_{axis}_m" for axis in "xyz"),
     *(f"tool_rotation_{row}{column}" for column in "xy" for row in "xyz"),
@@ -19,7 +21,7 @@ RENDER_PROFILES = ("exact", "near", "fast")
 """The names of `envs/renderer.py`, which says what they mean; a test holds the two together."""
 
 
-def embodiment_of(render_profile: str = "fast", image_size: int = 64) -> Embodiment:
+def embodiment_of(render_profile: str = "fast", image_size: int = IMAGE_SIZE) -> Embodiment:
     """What the arm of every table task senses and obeys."""
     if render_profile not in RENDER_PROFILES:
         raise unknown_name("render profile", render_profile, RENDER_PROFILES)

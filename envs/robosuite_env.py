@@ -23,7 +23,7 @@ from . import cube_goals
 from .cube_table import CubeTable
 from .cube_task import CubeTask
 from .osc_numba import CompiledController
-from .panda import CAMERAS, CONTROL_HZ, embodiment_of
+from .panda import CAMERAS, CONTROL_HZ, IMAGE_SIZE, embodiment_of
 from .renderer import Renderer
 from .robosuite_scene import Controller, StockController, build_scene, load_model
 
@@ -48,7 +48,7 @@ class RobosuiteEnv(CubeTable):
         task: CubeTask,
         render_profile: str = "fast",
         controller: Literal["stock", "compiled"] = "compiled",
-        image_size: int = 64,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         self.task = task.name
         self.instructions = task.instructions

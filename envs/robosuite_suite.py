@@ -26,7 +26,7 @@ from .robosuite_env import PHYSICS_STATE
 from .robosuite_judges import JUDGES
 from .robosuite_placement import place
 from .robosuite_stock import Facts, StockController, build_stock, facts_of, load_scene
-from .robosuite_tasks import CAMERAS, RobosuiteTask, embodiment_of_task
+from .robosuite_tasks import CAMERAS, IMAGE_SIZE, RobosuiteTask, embodiment_of_task
 
 PANDA_ARM = tuple(f"robot0_joint{i}" for i in range(1, 8))
 PANDA_FINGERS = tuple(f"gripper0_right_finger_joint{i}" for i in (1, 2))
@@ -56,7 +56,7 @@ class RobosuiteSuiteEnv:
         render_profile: str = "fast",
         controller: Literal["", "stock", "compiled"] = "",
         robot: str = "Panda",
-        image_size: int = 84,
+        image_size: int = IMAGE_SIZE,
     ) -> None:
         self.task = task.name
         self.instructions = (task.instruction,)

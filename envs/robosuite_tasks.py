@@ -14,6 +14,8 @@ from .env import Env
 from .panda import embodiment_of
 from .task import Expert, Task
 
+IMAGE_SIZE = 84
+"""Of robomimic's datasets of these tasks."""
 CAMERAS = {"front": "agentview", "wrist": "robot0_eye_in_hand"}
 """Our word for a camera -> robosuite's."""
 PARAPHRASES = {
@@ -122,7 +124,7 @@ ROBOSUITE_TASKS = {
 
 
 def embodiment_of_task(
-    task: RobosuiteTask, render_profile: str = "fast", image_size: int = 84
+    task: RobosuiteTask, render_profile: str = "fast", image_size: int = IMAGE_SIZE
 ) -> Embodiment:
     """The Panda of the table tasks with larger pictures; with a sponge it has no fingers."""
     panda = embodiment_of(render_profile, image_size)
@@ -141,24 +143,26 @@ def embodiment_of_task(
 
 def robosuite_tasks() -> dict[str, Task]:
     """The table of this suite."""
-    return {
-        task.name: Task(
-            name=task.name,
-            suite="robosuite",
-            instructions=(task.instruction,),
-            max_steps=task.max_steps,
-            embodiment=partial(embodiment_of_task, task),
-            make=partial(_make, task),
-            expert=partial(_expert, task.expert),
-        )
-        for task in ROBOSUITE_TASKS.values()
-    }
+    return {task.name: _row(task) for task in ROBOSUITE_TASKS.values()}
 
 
-def _make(task: RobosuiteTask, render_profile: str) -> Env:
+def _row(task: RobosuiteTask, image_size: int = IMAGE_SIZE) -> Task:
+    return Task(
+        name=task.name,
+        suite="robosuite",
+        instructions=(task.instruction,),
+        max_steps=task.max_steps,
+        embodiment=partial(embodiment_of_task, task, image_size=image_size),
+        make=partial(_make, task, image_size),
+        expert=partial(_expert, task.expert),
+        sized=partial(_row, task),
+    )
+
+
+def _make(task: RobosuiteTask, image_size: int, render_profile: str) -> Env:
     from .robosuite_suite import RobosuiteSuiteEnv
 
-    return RobosuiteSuiteEnv(task, render_profile)
+    return RobosuiteSuiteEnv(task, render_profile, image_size=image_size)
 
 
 def _expert(name: str) -> Expert:

@@ -42,11 +42,17 @@ def make_env(task: str, render_profile: str = "") -> Env:
 
     Raises ValueError for an unknown task or profile, and for one whose packages are missing.
     """
-    found = find_task(task)
+    found = installed_task(task)
     profile = render_profile or found.profiles[-1]
     if profile not in found.profiles:
         raise unknown_name("render profile", profile, found.profiles)
+    return found.make(profile)
+
+
+def installed_task(name: str) -> Task:
+    """As `find_task`; ValueError with the command to run if packages of it are missing here."""
+    found = find_task(name)
     missing = found.missing()
     if missing:
-        raise ValueError(f"task {task} cannot run here: {missing}")
-    return found.make(profile)
+        raise ValueError(f"task {name} cannot run here: {missing}")
+    return found

@@ -126,3 +126,19 @@ def test_benchmark_of_the_experts_in_miniature() -> None:
     assert row["successes"] == row["episodes"] == 1
     assert row["replayed"] == row["demonstrations"] >= 1
     assert result["ratios"] == {"success": 1.0, "replayed": 1.0}
+
+
+def test_one_store_holds_tasks_of_several_suites_at_one_picture_size(tmp_path: Path):
+    out = tmp_path / "s.zarr"
+    collect("pick_named", out, 1, workers=1, progress=False)
+    collect("robosuite/lift", out, 1, workers=1, progress=False, append=True)
+    store = Store.open(out)
+    assert [record.task for record in store.episodes] == ["pick_named", "robosuite/lift"]
+    front = store.read_episode(1).images["front"]
+    assert front.shape[1:] == (64, 64, 3) and front.std() > 10
+    with pytest.raises(ValueError, match="front 64x64.*front 48x48.*--image-size"):
+        collect("pick_named", out, 1, workers=1, progress=False, append=True, image_size=48)
+    with pytest.raises(ValueError, match="image_size is 4"):
+        collect("pick_named", tmp_path / "t.zarr", 1, workers=1, image_size=4)
+    with pytest.raises(ValueError, match="one size"):
+        collect("metaworld/reach-v3", tmp_path / "t.zarr", 1, workers=1, image_size=64)

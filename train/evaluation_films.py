@@ -17,7 +17,7 @@ from rich.console import Console
 
 from ..envs.parallel import EpisodeJob, perturbed_env
 from ..envs.rollout import EpisodeResult
-from ..envs.tasks import make_env
+from ..envs.task import Task
 from ..envs.video import film, write_mp4
 from ..envs.workers import Failure, WorkerPool
 from .judging import Judge
@@ -91,7 +91,7 @@ def _film(judge: Judge, task: str, chosen: Sequence[Filmed], out: Path) -> None:
         filmed.video, filmed.actions = f"videos/{name}.mp4", f"videos/{name}.json"
         write_actions(out / filmed.actions, result.actions, arm.action_names, arm.control_hz)
         jobs.append((filmed.job, result.states, result.instruction, out / filmed.video))
-    make_worker = partial(_FilmWorker, task, arm.render_profile)
+    make_worker = partial(_FilmWorker, judge.tasks[task], arm.render_profile)
     with WorkerPool(make_worker, min(judge.engine.workers, len(jobs))) as pool:
         for position, outcome in pool.run(jobs):
             if isinstance(outcome, Failure):
@@ -101,8 +101,8 @@ def _film(judge: Judge, task: str, chosen: Sequence[Filmed], out: Path) -> None:
 class _FilmWorker:
     """Draws episodes from their states, in a process of its own (one GL context each)."""
 
-    def __init__(self, task: str, profile: str) -> None:
-        self._env = make_env(task, profile)
+    def __init__(self, task: Task, profile: str) -> None:
+        self._env = task.make(profile)
 
     def __call__(self, job: tuple[EpisodeJob, np.ndarray, str, Path]) -> None:
         asked, states, instruction, path = job

@@ -27,7 +27,7 @@ from ..envs.parallel import EpisodeJob, EpisodeRunner
 from ..envs.results_log import ResultsLog, episode_key
 from ..envs.rollout import EpisodeResult
 from ..envs.task import Task
-from ..envs.tasks import find_task
+from ..envs.tasks import installed_task
 from ..policies.checkpoint import load_act, load_policy
 from .provenance import checkpoint_hash, file_hash, version
 
@@ -64,9 +64,11 @@ class Judge:
         console: Console | None = None,
     ) -> None:
         """Refuses unknown tasks, broken checkpoints and other robots before anything is started."""
-        self.tasks: dict[str, Task] = {name: find_task(name) for name in tasks}
+        found = {name: installed_task(name) for name in tasks}
         self.run_folder, self.engine = run, engine
         policy = load_policy(run)
+        robots = policy.slots.embodiments
+        self.tasks: dict[str, Task] = {name: t.seen_by(robots) for name, t in found.items()}
         self.config = policy.config
         self.parameters = sum(p.numel() for p in policy.parameters())
         self.execution_horizon = execution_horizon or policy.config.execution_horizon
@@ -176,7 +178,7 @@ class Judge:
                 load_act, self.run_folder, engine.device, embodiment=arm, realtime=self.realtime
             )
         self._runner = EpisodeRunner(
-            task, policy, engine.workers, self.execution_horizon, self._keep_states,
+            self.tasks[task], policy, engine.workers, self.execution_horizon, self._keep_states,
             arm.render_profile, engine.timeout_s, self.config.history, engine.ray,
         )  # fmt: skip
         return self._runner

@@ -143,13 +143,19 @@ def envs(suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUIT
     from ..envs.catalogue import list_envs
 
     rows = list_envs(suite)
-    table = Table()
-    for column in ("task", "suite", "robot", "expert", "instructions", "state"):
-        table.add_column(column)
-    for row in rows:
-        state = "ready" if row.installed else "not installed"
+    # A task's name cut short cannot be typed, so the table must do with 80 columns.
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    table.add_column(
+        "task", no_wrap=True, min_width=max((len(row.task) for row in rows), default=0)
+    )
+    for column in ("robot", "expert", "commands", "state"):
+        table.add_column(column, no_wrap=True)
+    for position, row in enumerate(rows):
+        if position == 0 or rows[position - 1].suite != row.suite:
+            table.add_row(f"[bold]{row.suite}[/bold]")
+        state = "ready" if row.installed else "missing"
         expert = "yes" if row.expert else "-"
-        table.add_row(row.task, row.suite, row.robot, expert, str(row.instructions), state)
+        table.add_row(row.task, row.robot, expert, str(row.instructions or "-"), state)
     console = Console()
     console.print(table)
     for missing in dict.fromkeys(row.missing for row in rows if row.missing):
