@@ -13,6 +13,8 @@
     start_pose     physics   every joint off by 0.05 rad      0.15 rad (standard deviation)
     action_noise   physics   0.1 of full speed on what        0.3
                              moves the tool, every tick
+    rendering      pixels    drawn by the next render         by the one farthest from its own
+                             profile (`envs/renderer.py`)
 
 What is changed follows from the episode's seed (and the axis) alone. `success`, instruction and
 limits are the task's own. Next: `envs/perturbation_looks.py` (the picture
@@ -33,12 +35,17 @@ from .env import Env
 from .perturbation_looks import LOOKS
 from .perturbation_stage import stage_of
 
-AXES = ("lighting", "camera", "texture", "distractors", "start_pose", "action_noise")
+AXES = ("lighting", "camera", "texture", "distractors", "start_pose", "action_noise", "rendering")
 STRENGTHS = ("mild", "strong")
 JOINT_NOISE_RAD = {"mild": 0.05, "strong": 0.15}
 ACTION_NOISE = {"mild": 0.1, "strong": 0.3}
 STILL_ACTIONS = ("gripper",)
 """Action entries that get no noise: half a command to a gripper is none."""
+OTHER_PROFILE = {
+    "mild": {"fast": "near", "near": "exact", "exact": "near"},
+    "strong": {"fast": "exact", "near": "fast", "exact": "fast"},
+}
+"""By strength and the profile that a policy knows."""
 TRIES = 50
 
 
@@ -88,6 +95,13 @@ class PerturbedEnv:
                 f"task {env.task} has no joints called robot0_...: axis start_pose does not know "
                 "which ones to move"
             )
+        own = env.embodiment.render_profile
+        if axis == "rendering" and own not in OTHER_PROFILE[strength]:
+            raise ValueError(
+                f"task {env.task} is drawn in one way only ({own!r}); axis rendering needs one of "
+                f"{', '.join(OTHER_PROFILE[strength])}"
+            )
+        self._profile = OTHER_PROFILE[strength][own] if axis == "rendering" else None
         self._stage = stage_of(env) if axis in LOOKS else None
         self._seed = self._tick = 0
 
@@ -183,7 +197,7 @@ class PerturbedEnv:
         self, camera: str, height: int, width: int, profile: str | None = None
     ) -> UInt8[np.ndarray, "height width 3"]:
         if self._stage is None:
-            return self._env.render(camera, height, width, profile)
+            return self._env.render(camera, height, width, profile or self._profile)
         with self._stage.on():
             return self._env.render(camera, height, width, profile)
 

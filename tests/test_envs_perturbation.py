@@ -48,12 +48,12 @@ def test_an_axis_changes_pictures_or_physics(env: RobosuiteEnv, axis: str) -> No
         np.array_equal(changed.simulator_state()[:-2], start), axis != "start_pose"
     )
     seen = changed.render("front", 64, 64).astype(int)
-    if axis in LOOKS:
+    if axis not in PHYSICS:
         assert np.abs(seen - picture).mean() > 0.2
     for _ in range(3):
         changed.step(action)
-    assert np.array_equal(changed.simulator_state()[:-2], end) == (axis in LOOKS)
-    assert (axis in PHYSICS) == (axis not in LOOKS)
+    assert np.array_equal(changed.simulator_state()[:-2], end) == (axis not in PHYSICS)
+    assert set(PHYSICS) | set(LOOKS) | {"rendering"} == set(AXES)
 
 
 @pytest.mark.parametrize("axis", sorted(LOOKS))
@@ -140,3 +140,11 @@ def test_refusals(env: RobosuiteEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     moved.reset(0)
     with pytest.raises(ValueError, match="two more than unperturbed"):
         moved.restore(env.simulator_state(), env.instruction)
+
+
+def test_another_profile_draws_what_that_profile_draws(env: RobosuiteEnv) -> None:
+    changed = perturbed(env, "rendering", "strong")
+    changed.reset(4)
+    exact = env.render("front", 64, 64, "exact")
+    np.testing.assert_array_equal(changed.observe().images["front"], exact)
+    assert not np.array_equal(env.render("front", 64, 64), exact)

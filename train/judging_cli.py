@@ -49,7 +49,7 @@ def evaluate(
         out: Folder for results.json, the page and videos; RUN/evaluate by default.
         language_swap: Also run the same scenes with the instruction naming another object.
         language: Further language tests: paraphrase, blank, nonsense, or all.
-        axes: Robustness: lighting, camera and others, or all; the same scenes with that changed.
+        axes: Robustness: lighting, camera, rendering and others, or all; the same scenes with that changed.
         strength: How much the axes change.
         delay: Inference delays in control ticks (0,1,2,4,8), the same scenes at each; also other
             laws, see `envs/virtual_clock.py`.
