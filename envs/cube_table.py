@@ -13,6 +13,8 @@ from jaxtyping import Float
 
 from .cube_placement import draw_colours, draw_kick, place_apart
 from .cube_task import CUBE_HALF_M, TABLE_HEIGHT_M, CubeTask, Distractor
+from .panda import CAMERAS
+from .robosuite_arm import RobosuiteArm
 from .robosuite_furniture import PAD_HALF_HEIGHT_M
 from .robosuite_scene import ARM_HOME_RAD
 
@@ -22,35 +24,26 @@ GAP_M = 0.01
 """Distances from the gripper are measured up to here."""
 
 
-class CubeTable:
+class CubeTable(RobosuiteArm):
     """Arm, table and things in one MuJoCo model; positions are in the robot base unless said."""
 
     def __init__(self, task: CubeTask, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        super().__init__(model, data, CAMERAS)
         self.cube_task = task
         self.cube_half_m = CUBE_HALF_M
-        self.model, self.data = model, data
         things = [thing.name for thing in (*task.cubes, *task.distractors)]
-        self._arm_qpos = self._qpos_addresses([f"robot0_joint{i}" for i in range(1, 8)])
-        self._finger_qpos = self._qpos_addresses(
-            [f"gripper0_right_finger_joint{i}" for i in (1, 2)]
-        )
         self._thing_qpos = self._qpos_addresses([f"{name}_joint0" for name in things])
         self._thing_qvel = [int(model.joint(f"{name}_joint0").dofadr[0]) for name in things]
         self._thing_bodies = [model.body(f"{name}_main").id for name in things]
         self._cube_bodies = self._thing_bodies[: len(task.cubes)]
         self._cube_geoms = [model.geom(f"{cube.name}_g0").id for cube in task.cubes]
         self._pad_mocaps = [model.body(f"pad_{pad.name}").mocapid[0] for pad in task.pads]
-        self._tool_site = model.site("gripper0_right_grip_site").id
-        self._base_site = model.site("robot0_right_center").id
         self._gripper_geoms = [
             geom
             for geom in range(model.ngeom)
             if model.geom(geom).name.startswith("gripper0") and model.geom_contype[geom]
         ]
         self._memory = {name: np.zeros(size) for name, size in task.memory.items()}
-
-    def _qpos_addresses(self, joints: list[str]) -> np.ndarray:
-        return np.array([self.model.joint(name).qposadr[0] for name in joints])
 
     def lay_out(self, seed: int) -> None:
         """Write the start of the episode of `seed` into positions, velocities and memory."""
@@ -105,16 +98,6 @@ class CubeTable:
             changed |= not np.array_equal(rgba[:3], colour)
             rgba[:3] = colour
         return changed
-
-    def _in_base(self, position: np.ndarray, flat: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        base = self.data.site_xmat[self._base_site].reshape(3, 3)
-        offset = position - self.data.site_xpos[self._base_site]
-        return base.T @ offset, base.T @ flat.reshape(3, 3)
-
-    def tool_pose(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
-        """Position (m) and rotation of the point between the finger tips."""
-        site = self._tool_site
-        return self._in_base(self.data.site_xpos[site], self.data.site_xmat[site])
 
     def cube_pose(self, cube: int) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
         """Position (m) and rotation of a cube."""

@@ -16,28 +16,18 @@ from typing import Literal
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from ..datasets.schema import Observation, unknown_name
 from . import cube_goals
 from .cube_table import CubeTable
 from .cube_task import CubeTask
 from .osc_numba import CompiledController
-from .panda import CAMERAS, CONTROL_HZ, IMAGE_SIZE, embodiment_of
-from .renderer import Renderer
+from .panda import CONTROL_HZ, IMAGE_SIZE, embodiment_of
+from .robosuite_arm import checked_action
 from .robosuite_scene import Controller, StockController, build_scene, load_model
 
 GRIPPER_START = 0.0
 """Half open, robosuite's own start."""
-PHYSICS_STATE = (
-    mujoco.mjtState.mjSTATE_TIME
-    | mujoco.mjtState.mjSTATE_QPOS
-    | mujoco.mjtState.mjSTATE_QVEL
-    | mujoco.mjtState.mjSTATE_ACT
-    | mujoco.mjtState.mjSTATE_WARMSTART
-    | mujoco.mjtState.mjSTATE_CTRL
-)
-"""What the next physics step depends on; forces from outside are never applied here."""
 
 
 class RobosuiteEnv(CubeTable):
@@ -62,8 +52,6 @@ class RobosuiteEnv(CubeTable):
             model = load_model(task)
             super().__init__(task, model, mujoco.MjData(model))
             self._controller = CompiledController(self.model, self.data)
-        self._instruction = task.instructions[0]
-        self._renderer: Renderer | None = None
         self.reset(0)
 
     def reset(self, seed: int, instruction: str | None = None) -> None:
@@ -79,15 +67,14 @@ class RobosuiteEnv(CubeTable):
 
     def restore(self, state: Float[np.ndarray, " simulator_state_dim"], instruction: str) -> None:
         self._check_instruction(instruction)
-        physics = mujoco.mj_stateSize(self.model, PHYSICS_STATE)
+        physics = self._physics_size
         expected = physics + 1 + sum(self.cube_task.memory.values())
         if state.shape != (expected,):
             raise ValueError(
                 f"simulator state of {state.shape[0]} numbers does not fit task {self.task}, which "
                 f"has {expected}; restore it into the task it was recorded from"
             )
-        written = np.ascontiguousarray(state[:physics], dtype=np.float64)
-        mujoco.mj_setState(self.model, self.data, written, PHYSICS_STATE)
+        self._write_physics(state[:physics])
         start = physics + 1
         for values in self._memory.values():
             values[:] = state[start : start + len(values)]
@@ -95,24 +82,13 @@ class RobosuiteEnv(CubeTable):
         self._begin(float(state[physics]), instruction)
 
     def _begin(self, gripper_command: float, instruction: str) -> None:
-        """Bring poses up to date with a state just written, without disturbing that state."""
+        """Go on from the state just written."""
         self._lay_pads()
         if self._paint_distractors() and self._renderer is not None:
             self._renderer.repaint()
-        physics = np.zeros(mujoco.mj_stateSize(self.model, PHYSICS_STATE))
-        mujoco.mj_getState(self.model, self.data, physics, PHYSICS_STATE)
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, physics, PHYSICS_STATE)
+        self._compute_poses()
         self._controller.reset(gripper_command)
         self._instruction = instruction
-
-    def _check_instruction(self, instruction: str) -> None:
-        if instruction not in self.instructions:
-            raise unknown_name(f"instruction of task {self.task}", instruction, self.instructions)
-
-    @property
-    def instruction(self) -> str:
-        return self._instruction
 
     @property
     def goal(self) -> cube_goals.Goal:
@@ -125,15 +101,11 @@ class RobosuiteEnv(CubeTable):
         return self._memory.get("order")
 
     def step(self, action: Float[np.ndarray, " action_dim"]) -> None:
-        if not np.all(np.isfinite(action)):
-            raise ValueError(f"action {action} is not finite; a policy must send finite numbers")
+        checked = checked_action(action)
         if "kick" in self._memory:
             self._kick_if_due()
-        self._controller.step(np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0))
-        # Physics leaves the poses one substep behind the positions; pictures and state want now.
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        self._controller.step(checked)
+        self._follow_physics()
         if self.order is not None:
             cube_goals.advance(self.goal, self, self.order)
 
@@ -143,21 +115,6 @@ class RobosuiteEnv(CubeTable):
             cube = self.named_cube()
             address = self._thing_qvel[cube]
             self.data.qvel[address : address + 2] += velocities[2 * cube : 2 * cube + 2]
-
-    def state(self) -> Float[np.ndarray, " state_dim"]:
-        position, rotation = self.tool_pose()
-        fingers = self.data.qpos[self._finger_qpos]
-        return np.concatenate([position, rotation[:, 0], rotation[:, 1], fingers]).astype(
-            np.float32
-        )
-
-    def joint_position_rad(self) -> Float[np.ndarray, "7"]:
-        """Measured arm joints, in the order of `embodiment.joint_names`."""
-        return self.data.qpos[self._arm_qpos].copy()
-
-    def time_ns(self) -> int:
-        """Simulated time since the reset."""
-        return round(float(self.data.time) * 1e9)
 
     def named_cube(self) -> int:
         """Index of the cube the instruction names (first)."""
@@ -170,29 +127,6 @@ class RobosuiteEnv(CubeTable):
     def success(self) -> bool:
         return cube_goals.reached(self.goal, self, self.order)
 
-    def observe(self) -> Observation:
-        images = {
-            camera.name: self.render(camera.name, camera.height, camera.width)
-            for camera in self.embodiment.cameras
-        }
-        return Observation(images=images, state=self.state(), instruction=self._instruction)
-
-    def render(
-        self, camera: str, height: int, width: int, profile: str | None = None
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        if camera not in CAMERAS:
-            raise unknown_name("camera", camera, CAMERAS)
-        if self._renderer is None:
-            self._renderer = Renderer(self.model)
-        profile = profile or self.embodiment.render_profile
-        return self._renderer.render(self.data, CAMERAS[camera], height, width, profile)
-
     def simulator_state(self) -> Float[np.ndarray, " simulator_state_dim"]:
-        physics = np.empty(mujoco.mj_stateSize(self.model, PHYSICS_STATE))
-        mujoco.mj_getState(self.model, self.data, physics, PHYSICS_STATE)
-        return np.concatenate([physics, [self._controller.gripper_command], *self._memory.values()])
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
+        command = [self._controller.gripper_command]
+        return np.concatenate([self._physics_state(), command, *self._memory.values()])

@@ -17,19 +17,14 @@ from typing import Any, Literal
 
 import mujoco
 import numpy as np
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from ..datasets.schema import Observation, unknown_name
 from .osc_numba import CompiledController
-from .renderer import Renderer
-from .robosuite_env import PHYSICS_STATE
+from .robosuite_arm import PANDA_ARM, PANDA_FINGERS, RobosuiteArm, checked_action
 from .robosuite_judges import JUDGES
 from .robosuite_placement import place
 from .robosuite_stock import Facts, StockController, build_stock, facts_of, load_scene
 from .robosuite_tasks import CAMERAS, IMAGE_SIZE, RobosuiteTask, embodiment_of_task
-
-PANDA_ARM = tuple(f"robot0_joint{i}" for i in range(1, 8))
-PANDA_FINGERS = tuple(f"gripper0_right_finger_joint{i}" for i in (1, 2))
 
 
 class HomingController(CompiledController):
@@ -47,7 +42,7 @@ class HomingController(CompiledController):
         return np.array([-self.gripper_command, self.gripper_command])
 
 
-class RobosuiteSuiteEnv:
+class RobosuiteSuiteEnv(RobosuiteArm):
     """A `RobosuiteTask` as an `Env`. One process, one environment, one GL context."""
 
     def __init__(
@@ -63,8 +58,6 @@ class RobosuiteSuiteEnv:
         self.paraphrases = {task.instruction: task.paraphrases}
         self.max_steps = task.max_steps
         self.facts: Facts
-        self.model: mujoco.MjModel
-        self.data: mujoco.MjData
         self._stock: Any = None
         self._driver: HomingController | StockController
         if not controller:
@@ -78,19 +71,23 @@ class RobosuiteSuiteEnv:
         self.controller = controller
         if controller == "stock":
             self._stock = build_stock(task.stock_name, robot)
-            self.model, self.data = self._stock.sim.model._model, self._stock.sim.data._data
+            model, data = self._stock.sim.model._model, self._stock.sim.data._data
             self.facts = facts_of(self._stock)
             self._driver = StockController(self._stock)
         else:
-            self.model, self.facts = load_scene(task.stock_name, robot)
+            model, self.facts = load_scene(task.stock_name, robot)
             found = (self.facts.arm_joints, self.facts.gripper_joints)
             if found != (PANDA_ARM, PANDA_FINGERS):
                 raise ValueError(
                     f"task {task.name} with robot {robot} has the joints {sum(found, ())}; the "
                     "compiled controller expects a Panda with its own gripper, use 'stock'"
                 )
-            self.data = mujoco.MjData(self.model)
-            self._driver = HomingController(self.model, self.data)
+            data = mujoco.MjData(model)
+            self._driver = HomingController(model, data)
+        facts = self.facts
+        super().__init__(
+            model, data, CAMERAS, facts.arm_joints, facts.gripper_joints, facts.tool_site
+        )
         self.embodiment = embodiment_of_task(task, render_profile, image_size)
         if robot != "Panda":
             tool = tuple(name for name in self.embodiment.state_names if name.startswith("tool"))
@@ -101,10 +98,6 @@ class RobosuiteSuiteEnv:
                 joint_names=self.facts.arm_joints,
             )
         self._judge = JUDGES[task.judge]
-        self._arm_qpos = self._qpos_addresses(self.facts.arm_joints)
-        self._finger_qpos = self._qpos_addresses(self.facts.gripper_joints)
-        self._tool_site = self.model.site(self.facts.tool_site).id
-        self._base_site = self.model.site("robot0_right_center").id
         fixed = [row for row in self.facts.placements if row.varies and not row.joint]
         self._moved_bodies = np.array([self.model.body(row.body).id for row in fixed], int)
         markers = self.facts.markers
@@ -112,19 +105,14 @@ class RobosuiteSuiteEnv:
             [self.model.body(name).id for name in (markers.bodies if markers else ())], int
         )
         self._sizes = (
-            mujoco.mj_stateSize(self.model, PHYSICS_STATE),
+            self._physics_size,
             len(self.facts.gripper_actuators),
             len(self._arm_qpos),
             7 * len(self._moved_bodies),
             3 * len(self._marker_bodies),
         )
         self._home_rad = np.array(self.facts.arm_home_rad)
-        self._instruction = task.instruction
-        self._renderer: Renderer | None = None
         self.reset(0)
-
-    def _qpos_addresses(self, joints: tuple[str, ...]) -> np.ndarray:
-        return np.array([self.model.joint(name).qposadr[0] for name in joints], int)
 
     def reset(self, seed: int, instruction: str | None = None) -> None:
         if seed < 0:
@@ -161,7 +149,7 @@ class RobosuiteSuiteEnv:
             )
         parts = np.split(np.asarray(state, np.float64), np.cumsum(self._sizes)[:-1])
         physics, gripper_memory, self._home_rad, moved, marked = parts
-        mujoco.mj_setState(self.model, self.data, np.ascontiguousarray(physics), PHYSICS_STATE)
+        self._write_physics(physics)
         poses = moved.reshape(-1, 7)
         self.model.body_pos[self._moved_bodies] = poses[:, :3]
         self.model.body_quat[self._moved_bodies] = poses[:, 3:]
@@ -169,11 +157,8 @@ class RobosuiteSuiteEnv:
         self._begin(gripper_memory, instruction)
 
     def _begin(self, gripper_memory: np.ndarray, instruction: str) -> None:
-        """Bring poses up to date with a state just written, without disturbing that state."""
-        physics = np.zeros(self._sizes[0])
-        mujoco.mj_getState(self.model, self.data, physics, PHYSICS_STATE)
-        mujoco.mj_forward(self.model, self.data)
-        mujoco.mj_setState(self.model, self.data, physics, PHYSICS_STATE)
+        """Go on from the state just written."""
+        self._compute_poses()
         self._driver.begin(gripper_memory, self._home_rad)
         self._instruction = instruction
         if self._stock is not None and self.facts.markers is not None:
@@ -181,25 +166,12 @@ class RobosuiteSuiteEnv:
             markers = self._stock.model.mujoco_arena.markers
             self._stock.wiped_markers = [m for m, gone in zip(markers, wiped, strict=True) if gone]
 
-    def _check_instruction(self, instruction: str) -> None:
-        if instruction not in self.instructions:
-            raise unknown_name(f"instruction of task {self.task}", instruction, self.instructions)
-
-    @property
-    def instruction(self) -> str:
-        return self._instruction
-
     def step(self, action: Float[np.ndarray, " action_dim"]) -> None:
-        if not np.all(np.isfinite(action)):
-            raise ValueError(f"action {action} is not finite; a policy must send finite numbers")
-        self._driver.step(np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0))
+        self._driver.step(checked_action(action))
         if self.facts.markers is not None:
             self._wipe()
-        # Physics leaves the poses one substep behind the positions; pictures, state and verdict
-        # want now, so that a restored state is judged as the stepped one was.
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_comPos(self.model, self.data)
-        mujoco.mj_camlight(self.model, self.data)
+        self._follow_physics()
+        # So that a restored state is judged as the stepped one was.
         mujoco.mj_collision(self.model, self.data)
 
     def _wipe(self) -> None:
@@ -218,34 +190,10 @@ class RobosuiteSuiteEnv:
         """Which markers are gone: those inside the table."""
         return self.model.body_pos[self._marker_bodies, 2] == 0.0
 
-    def tool_pose(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
-        """Position (m) and rotation of the point between the finger tips, in the robot base."""
-        base = self.data.site_xmat[self._base_site].reshape(3, 3)
-        offset = self.data.site_xpos[self._tool_site] - self.data.site_xpos[self._base_site]
-        return base.T @ offset, base.T @ self.data.site_xmat[self._tool_site].reshape(3, 3)
-
-    def tool_world_pose(self) -> tuple[Float[np.ndarray, "3"], Float[np.ndarray, "3 3"]]:
-        """The same in the world."""
-        rotation = self.data.site_xmat[self._tool_site].reshape(3, 3)
-        return self.data.site_xpos[self._tool_site].copy(), rotation.copy()
-
     def finger_opening_m(self) -> float:
         """Distance between the finger pads, 0 to 0.08."""
         left, right = self.data.qpos[self._finger_qpos]
         return float(left - right)
-
-    def state(self) -> Float[np.ndarray, " state_dim"]:
-        position, rotation = self.tool_pose()
-        fingers = self.data.qpos[self._finger_qpos]
-        return np.concatenate([position, rotation[:, 0], rotation[:, 1], fingers]).astype(
-            np.float32
-        )
-
-    def joint_position_rad(self) -> Float[np.ndarray, " joints"]:
-        return self.data.qpos[self._arm_qpos].copy()
-
-    def time_ns(self) -> int:
-        return round(float(self.data.time) * 1e9)
 
     def outcome(self) -> str:
         """`done` or `none`, as robosuite's own check of success says."""
@@ -254,39 +202,15 @@ class RobosuiteSuiteEnv:
     def success(self) -> bool:
         return self._judge(self)
 
-    def observe(self) -> Observation:
-        images = {
-            camera.name: self.render(camera.name, camera.height, camera.width)
-            for camera in self.embodiment.cameras
-        }
-        return Observation(images=images, state=self.state(), instruction=self._instruction)
-
-    def render(
-        self, camera: str, height: int, width: int, profile: str | None = None
-    ) -> UInt8[np.ndarray, "height width 3"]:
-        if camera not in CAMERAS:
-            raise unknown_name("camera", camera, CAMERAS)
-        if self._renderer is None:
-            self._renderer = Renderer(self.model)
-        profile = profile or self.embodiment.render_profile
-        return self._renderer.render(self.data, CAMERAS[camera], height, width, profile)
-
     def simulator_state(self) -> Float[np.ndarray, " simulator_state_dim"]:
-        physics = np.empty(self._sizes[0])
-        mujoco.mj_getState(self.model, self.data, physics, PHYSICS_STATE)
         moved, marked = self._moved_bodies, self._marker_bodies
         poses = np.concatenate([self.model.body_pos[moved], self.model.body_quat[moved]], axis=1)
         return np.concatenate(
             [
-                physics,
+                self._physics_state(),
                 self._driver.gripper_memory,
                 self._home_rad,
                 poses.ravel(),
                 self.model.body_pos[marked].ravel(),
             ]
         )
-
-    def close(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None

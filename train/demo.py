@@ -8,9 +8,7 @@ Each stage is the function behind the command of the same name. How far a demo h
 folder (`deploy_robot`), so it is handed in as a function.
 """
 
-import importlib.metadata
 import os
-import platform
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +27,7 @@ from ..policies.checkpoint import load_act, load_policy, read_json, write_json
 from .config import TrainConfig
 from .evaluate import evaluate, print_results
 from .loop import train
+from .provenance import machine, versions
 from .recipes import RECIPES, debug, small
 from .report import build_report
 
@@ -227,23 +226,6 @@ def commands(out: Path, progress: Progress) -> dict[str, str]:
         "evaluate": f"ulna evaluate {run} --task {task} --episodes {size.evaluated} --seed {seed}",
         "run": f"ulna run {run} --robot sim --task {task} --episodes {size.robot_episodes} "
         f"--seed {seed} --mode {size.robot_mode}",
-    }
-
-
-def versions() -> dict[str, str]:
-    names = ("ulna", "torch", "mujoco", "robosuite", "zarr", "numpy", "lerobot", "diffusers")
-    found = {name: importlib.metadata.version(name) for name in names}
-    return {"python": platform.python_version(), **found}
-
-
-def machine() -> dict[str, str | int]:
-    listing = Path("/proc/cpuinfo")
-    lines = listing.read_text().splitlines() if listing.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return {
-        "cpu": models[0] if models else platform.processor() or platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "os": platform.system() + " " + platform.release(),
     }
 
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 POLICY_FILES = ("model.safetensors", "config.json", "norm_stats.json", "tokenizer.json")
 PACKAGES = (
     "ulna", "mujoco", "robosuite", "metaworld", "gym-aloha", "gym-pusht", "hf-libero", "numba",
-    "numpy", "torch",
+    "numpy", "torch", "diffusers", "zarr", "lerobot",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def file_hash(path: Path) -> str:
 
 
 def versions() -> dict[str, str]:
-    """Of what an evaluation depends on, and the commit of ulna, if it runs from one."""
+    """Of what an outcome depends on, and the commit of ulna, if it runs from one."""
     found = {"python": platform.python_version()}
     found |= {name.replace("-", "_"): said for name in PACKAGES if (said := version(name))}
     if (ROOT / ".git").exists():
