@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .datasets.schema import unknown_name
-from .train.judging_cli import compare, cores, envs, evaluate
+from .train.judging_cli import compare, cores, duel, envs, evaluate
 
 OVERVIEW = """\
 ulna: from demonstrations to a moving arm
@@ -29,6 +29,7 @@ ulna: from demonstrations to a moving arm
   ulna envs                                   the tasks there are, and which are installed
   ulna evaluate RUN --task TASK               success rate with its interval, language test
   ulna compare A B                            whether two evaluations differ, in words
+  ulna duel A B --task NAME --out DIR         run two policies until it is decided which is better
   ulna run RUN --robot sim                    the real-time control loop
   ulna doctor                                 what this machine can and cannot do
 
@@ -243,6 +244,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
     "evaluate": _rendered(evaluate),
     "compare": compare,
+    "duel": duel,
     "envs": envs,
     "run": run,
     "doctor": doctor,

@@ -49,7 +49,8 @@ def evaluate(
         out: Folder for results.json, the page and videos; RUN/evaluate by default.
         language_swap: Also run the same scenes with the instruction naming another object.
         language: Further language tests: paraphrase, blank, nonsense, or all.
-        axes: Robustness: lighting, camera, rendering and others, or all; the same scenes with that changed.
+        axes: Robustness: lighting, camera, rendering and others, or all; the same scenes with that
+            changed.
         strength: How much the axes change.
         delay: Inference delays in control ticks (0,1,2,4,8), the same scenes at each; also other
             laws, see `envs/virtual_clock.py`.
@@ -129,6 +130,49 @@ def compare(
         from .report_comparison import build_comparison_page
 
         print(f"page: {build_comparison_page(result, a, b, out)}")
+
+
+def duel(
+    a: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="A")],
+    b: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="B")],
+    *,
+    task: Annotated[str, tyro.conf.arg(metavar="NAME")],
+    out: Path,
+    episodes: int = 300,
+    seed: int = 0,
+    workers: int = 0,
+    confidence: float = 0.95,
+    device: str = "cpu",
+    batch: int = 0,
+    videos: bool = False,
+) -> None:
+    """Run two policies on the same scenes until it is decided which is better.
+
+    A sequential test looks after every scene and stays valid under looking, so clear differences
+    cost few scenes. OUT/a and OUT/b are evaluations; `ulna compare OUT/a OUT/b` says the rest.
+
+    Args:
+        a: Training run or policy folder.
+        b: The other one.
+        task: Task name, such as pick_named.
+        out: Folder for both evaluations and duel.json; a stopped duel goes on where it was.
+        episodes: Most scenes to run.
+        seed: Which run of scenes.
+        workers: Processes; 0 takes one per core.
+        confidence: Equal policies are called different in at most 1 - CONFIDENCE of duels.
+        device: Where the policies compute.
+        batch: One policy for all workers, asked in batches of this size; 0: one per worker.
+        videos: Film the failures.
+    """
+    from .duel import duel as run_duel
+    from .duel import duel_sentence
+    from .judging import Engine
+
+    engine = Engine(workers=workers or cores(), batch_size=batch, device=device)
+    result = run_duel(
+        a, b, task, episodes, seed, out, engine=engine, confidence=confidence, videos=videos
+    )
+    print(duel_sentence(result))
 
 
 def envs(suite: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SUITE")] = "") -> None:
