@@ -98,6 +98,15 @@ def check_quality_of_store(store: Store) -> list[Problem]:
     return problems
 
 
+_LOSSES = {
+    "dropped_steps": "steps were not kept, the recorder was behind",
+    "dropped_ticks": "control ticks were not kept, the recorder was behind",
+    "dropped_images": "pictures were not kept, the recorder was behind: those before stand there",
+    "interrupted": "the recording was broken off; the episode holds what had come",
+}
+"""What a recorder writes into `info`, in words."""
+
+
 def _labels(record: EpisodeRecord, control_hz: float) -> list[Problem]:
     problems = []
     if not record.instruction.strip():
@@ -105,6 +114,10 @@ def _labels(record: EpisodeRecord, control_hz: float) -> list[Problem]:
         problems.append(Problem("warning", message))
     if record.success is None:
         problems.append(Problem("note", "nobody said whether it succeeded"))
+    for name, meaning in _LOSSES.items():
+        if lost := record.info.get(name):
+            count = "" if lost is True else f"{lost} "
+            problems.append(Problem("note", f"{count}{meaning}"))
     if record.steps < SHORTEST_S * control_hz:
         message = f"has {record.steps} steps, {record.steps / control_hz:.2g} s"
         problems.append(Problem("warning", message))

@@ -11,6 +11,8 @@ from .problem import Problem
 RATE_TOLERANCE = 0.05
 """Share by which the measured rate may differ from `Embodiment.control_hz`. Beyond it a policy
 trained for one rate moves visibly too fast or too slow; clocks and loops are within 1 %."""
+EVENTS = ("sensors/chunk/time_ns", "sensors/chunk_facts/time_ns")
+"""Come when they come: what a policy answered on an arm has no rate to keep."""
 GAP_PERIODS = 1.5
 """A longer interval is a gap: nearer to two periods than to one, so a step was dropped."""
 JITTER_SHARE = 0.2
@@ -124,6 +126,8 @@ def check_sensor_times(
     stream: str,
 ) -> list[Problem]:
     """Gaps of a sensor with a rate of its own, and whether it covers the episode."""
+    if stream in EVENTS:
+        return _not_forward(np.diff(sensor_ns), stream, "sample")
     if len(sensor_ns) < 2:
         return [Problem("warning", f"holds {len(sensor_ns)} sample", stream=stream)]
     intervals = np.diff(sensor_ns)

@@ -12,7 +12,12 @@ from ulna.datasets.image_codec import Clip, ImageCodec, Jpeg, Lossless
 from ulna.datasets.problem import Problem
 from ulna.datasets.quality import check_quality, check_quality_of_store
 from ulna.datasets.quality_signals import check_finite, check_jumps
-from ulna.datasets.quality_times import check_frame_times, check_sensor_times, check_step_times
+from ulna.datasets.quality_times import (
+    EVENTS,
+    check_frame_times,
+    check_sensor_times,
+    check_step_times,
+)
 from ulna.datasets.rates import rates
 from ulna.datasets.schema import Camera, Embodiment, Episode, Sensor
 from ulna.datasets.store import Store
@@ -200,6 +205,14 @@ def test_labels(tmp_path: Path):
     assert re.search("warning: episode 0 .*has 9 steps, 0.45 s", texts[2])
 
 
+def test_what_a_recorder_lost_is_told(tmp_path: Path):
+    info = {"dropped_images": 7, "dropped_ticks": 0, "interrupted": True}
+    store = stored(tmp_path, replace(good_episode(), info=info), good_episode(1))
+    texts = [str(p) for p in check_quality(store, 0)]
+    assert len(texts) == 2 and "7 pictures were not kept" in texts[0] and "broken off" in texts[1]
+    assert check_quality(store, 1) == []
+
+
 def test_lengths_and_duplicates(tmp_path: Path):
     episodes = [good_episode(seed, 60 + seed) for seed in range(11)]
     episodes.append(good_episode(11, 500))
@@ -219,6 +232,10 @@ def test_sensors_and_damage_that_a_store_would_refuse():
     gap = np.concatenate((times[:100], times[100:] + 40_000_000))
     (problem,) = check_sensor_times(gap, steps, "s")
     assert "1 gaps" in problem.message and "about 20 samples" in problem.message
+    # Answers of a policy come when they come; only their order can be wrong.
+    assert check_sensor_times(gap[50:60], steps, EVENTS[0]) == []
+    (disorder,) = check_sensor_times(gap[::-1], steps, EVENTS[0])
+    assert "runs backwards" in disorder.message
     (late,) = check_sensor_times(times[200:], steps, "s")
     assert late.message == "begins 400 ms after the first step"
     (early,) = check_sensor_times(times[:200], steps, "s")
