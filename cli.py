@@ -4,7 +4,6 @@ Nothing heavy is imported before a command is chosen, so that `--help` answers a
 """
 
 import functools
-import json
 import os
 import sys
 import traceback
@@ -15,6 +14,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from .datasets.schema import unknown_name
+from .deploy_robot.run_cli import run, serve
 from .train.judging_cli import compare, cores, duel, envs, evaluate
 
 OVERVIEW = """\
@@ -31,6 +31,7 @@ ulna: from demonstrations to a moving arm
   ulna compare A B                            whether two evaluations differ, in words
   ulna duel A B --task NAME --out DIR         run two policies until it is decided which is better
   ulna run RUN --robot sim                    the real-time control loop
+  ulna serve RUN                              a policy for control loops elsewhere
   ulna doctor                                 what this machine can and cannot do
 
 Every command explains itself with --help. Set ULNA_TRACEBACK=1 to see where an error came from.
@@ -152,67 +153,6 @@ def train(words: Sequence[str]) -> None:
     )
 
 
-def run(
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
-    *,
-    robot: Name = "sim",
-    task: Name = "pick_named",
-    instruction: str | None = None,
-    episodes: int = 3,
-    seed: int = 1,
-    out: Path | None = None,
-    execution_horizon: int | None = None,
-    mode: Literal["asynchronous", "synchronous"] = "synchronous",
-    require_realtime: bool = False,
-) -> None:
-    """Run a policy on an arm through the real-time control loop.
-
-    Args:
-        run: Training run or policy folder.
-        robot: Which arm; `sim` is a MuJoCo arm that moves in wall-clock time.
-        task: Task the simulated arm stands in.
-        instruction: What to do; by default what the scene's seed names.
-        episodes: Episodes to run.
-        seed: Which run of scenes the simulated arm stands in.
-        out: Folder for results.json, the tick log and videos; RUN/robot by default.
-        execution_horizon: Actions executed per chunk; by default as in evaluation.
-        mode: `synchronous` holds the arm for the ticks in which the policy thinks,
-            `asynchronous` moves on meanwhile and switches to the new chunk when it comes.
-        require_realtime: Refuse to start unless the system grants real-time scheduling.
-    """
-    _rendering()
-    from functools import partial
-
-    from .deploy_robot.run import run as run_on_robot
-    from .policies.checkpoint import load_act, load_policy
-
-    policy = load_policy(run)  # refuses a broken checkpoint before anything moves
-    if policy.config.history > 1:
-        raise ValueError(
-            f"this policy sees {policy.config.history} observations at once, the control loop "
-            "gives it one; train with --policy.history 1 to run it on an arm"
-        )
-    try:
-        results = run_on_robot(
-            partial(load_act, run),
-            robot=robot,
-            task=task,
-            episodes=episodes,
-            seed=seed,
-            instruction=instruction,
-            out=out or run / "robot",
-            execution_horizon=execution_horizon or policy.config.execution_horizon,
-            mode=mode,
-            require_realtime=require_realtime,
-            trained_for=policy.embodiment,
-        )
-    except RuntimeError as error:  # the arm was stopped; it says why and where the log is
-        print(f"ulna: {error}", file=sys.stderr)
-        raise SystemExit(1) from error
-    results.pop("lateness_ms", None)
-    print(json.dumps(results, indent=2))
-
-
 def doctor() -> None:
     """Check this machine: Python, torch, MuJoCo and its renderers, real-time rights."""
     from .deploy_robot.doctor import print_check_up
@@ -247,6 +187,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "duel": duel,
     "envs": envs,
     "run": run,
+    "serve": serve,
     "doctor": doctor,
 }
 

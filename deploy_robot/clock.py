@@ -7,7 +7,7 @@
 
 A tick that runs past the next deadline loses it: the missed deadlines are counted, never made up
 in a burst, and the tick number stays the number of the deadline, so that "which action is due"
-(`chunk_schedule.py`) needs no second clock.
+(`../envs/chunk_execution.py`) needs no second clock.
 
 Next: `control_loop.py`, which is driven by a `Ticker`.
 """

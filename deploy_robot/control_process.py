@@ -1,9 +1,11 @@
 """The process that owns the arm: it starts the others, runs the episodes, and always ends in hold.
 
-    run.py (supervisor)
+    run.py (supervisor, keyboard)
       +-- control process        this file; real-time; holds the connection to the robot
-            +-- inference        the policy
+            +-- inference        the policy, or the connection to a remote one
             +-- simulated arm    or whatever processes the robot needs
+            +-- flight recorder  writes what the loop saw, decided and sent
+            +-- teleoperator     a leader arm or a gamepad
 
 Ctrl-C and SIGTERM become a flag that the loop sees within one tick. The loop also notices when its
 supervisor has vanished. In every case the order is: hold, disconnect, end the children.
@@ -12,24 +14,47 @@ supervisor has vanished. In every case the order is: hold, disconnect, end the c
 import os
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
+from jaxtyping import Float
 
 from ..datasets.schema import Embodiment, require_same_embodiment
-from .chunk_schedule import ChunkSchedule, ScheduleConfig
+from ..envs.chunk_execution import ChunkExecution, ExecutionConfig
 from .clock import MonotonicClock, Ticker
 from .control_loop import LoopConfig, control_episode
+from .flight_lanes import Flight, FlightConfig
+from .flight_recorder import FlightRecorder
 from .inference_worker import InferenceWorker
+from .interpolation import Interpolator, joint_places, servo_steps
+from .interventions import Intervention
+from .limits import ArmLimits, SafetyLimits
+from .operator_board import BoardOperator
+from .operator_sources import TeleoperationOperator
+from .orders import NO_WATCHER, NOBODY, Operator, Orders
 from .processes import Stopped, report_crash
 from .realtime import prepare_realtime, quiet_collector, wake_collector
-from .robot import Robot
-from .safety import Intervention, SafetyGate, SafetyLimits
+from .robot import UNJUDGED, Robot, RobotState
+from .safety import SafetyGate
 from .tick_log import TickLog
 
 _LOG_SLACK_TICKS = 16
+RECORDER_GRACE_S = 20.0
+"""For what the recorder has still to write; the arm was let go before."""
+
+
+class Teleoperator(Protocol):
+    """A source of actions in a process of its own, such as `LeRobotTeleoperator`."""
+
+    def connect(self, stopping: Callable[[], bool] = ...) -> None: ...
+
+    def action(self, state: RobotState) -> Float[np.ndarray, " action_dim"] | None: ...
+
+    def disconnect(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -42,14 +67,26 @@ class ControlPlan:
     """The policy's embodiment; another robot is refused. None: not checked."""
     episodes: tuple[tuple[int, str | None], ...]
     """Seed and instruction of each (None: the scene's own)."""
-    schedule: ScheduleConfig
+    schedule: ExecutionConfig
     loop: LoopConfig
-    limits: SafetyLimits
+    limits: SafetyLimits | ArmLimits | None
+    """None: those of the simulated table, for an arm of tool displacements only."""
     control_hz: float | None
     """None: the embodiment's own rate."""
+    servo_hz: float | None
+    """At which joint positions are sent; None: the control rate."""
     priority: int
     require_realtime: bool
     video_folder: Path | None
+    dry_run: bool = False
+    """Everything is computed, and the arm is sent a hold."""
+    record: FlightConfig | None = None
+    info: dict[str, str | int | float | bool] = field(default_factory=dict)
+    """Kept with every recorded episode."""
+    commanded: bool = False
+    """Whether the supervisor sends an operator's board as its first message."""
+    make_teleoperator: Callable[[Embodiment], Teleoperator] | None = None
+    """Who can take the arm over."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +96,7 @@ class EpisodeReport:
     seed: int
     instruction: str
     ended: str
-    """`success`, `time` or `stopped`."""
+    """`success`, `failure` (an operator's verdict), `time` or `stopped`."""
     success: bool
     outcome: str
     control_hz: float
@@ -69,6 +106,8 @@ class EpisodeReport:
     """Ticks without an action although one was due."""
     waited: int
     expired_chunks: int
+    outdated_chunks: int
+    """Of mode `rtc`: later than the delay they were made for, and left aside."""
     delays: list[int]
     """Inference delays in consumed actions, first chunk left out."""
     inference_s: list[float]
@@ -119,70 +158,155 @@ def control_process(connection: Connection, plan: ControlPlan) -> None:
         raise SystemExit(1) from None
 
 
+class _Heard:
+    """The operator, and what he decided last."""
+
+    def __init__(self, operator: Operator) -> None:
+        self._operator = operator
+        self.verdict: str | None = None
+
+    def poll(self, now_ns: int, state: RobotState) -> Orders:
+        orders = self._operator.poll(now_ns, state)
+        if orders.verdict is not None:
+            self.verdict = orders.verdict
+        return orders
+
+
 def _run(connection: Connection, plan: ControlPlan, stopping: Callable[[], bool]) -> None:
+    board = BoardOperator.receive(connection) if plan.commanded else None
     inference = InferenceWorker(plan.encoded_make_act)
     robot = plan.make_robot()
-    try:
-        inference.start()  # loads while the robot connects
-        robot.connect(stopping)
-        embodiment = robot.embodiment
-        if plan.trained_for is not None:
-            require_same_embodiment(plan.trained_for, embodiment, "the robot")
-        gate = SafetyGate(plan.limits, embodiment)
-        inference.warm_up(embodiment, plan.episodes[0][1] or "move", stopping=stopping)
-        schedule = ChunkSchedule(plan.schedule, inference.horizon, embodiment.action_dim)
-        clock = MonotonicClock()
-        control_hz = plan.control_hz or embodiment.control_hz
-        capacity = round(plan.loop.max_episode_s * control_hz) + _LOG_SLACK_TICKS
-        ticker = Ticker(clock, control_hz, capacity)
-        rights = prepare_realtime(plan.priority, plan.require_realtime)
-        connection.send(("armed", (rights, clock.wait_method)))
-        for number, (seed, wanted) in enumerate(plan.episodes):
-            if stopping():
-                raise Stopped(f"stopped before episode {number}")
-            log = TickLog(capacity, embodiment.state_dim, embodiment.action_dim)
-            instruction = robot.start_episode(seed, wanted)
-            inference.begin_episode(seed, instruction)
-            quiet_collector()
-            try:
-                ended = control_episode(
-                    robot, inference, ticker, gate, schedule, log, plan.loop, stopping
-                )
-            finally:
-                wake_collector()
-            folder = None if ended == "stopped" else plan.video_folder
-            video = folder and folder / f"robot_{number}_seed{seed}.mp4"
-            end = robot.finish_episode(video)
-            policy_gone = bool(gate.latched & Intervention.POLICY_DEAD)
-            connection.send(
-                (
-                    "episode",
-                    EpisodeReport(
-                        seed=seed,
-                        instruction=instruction,
-                        ended=ended,
-                        # Lasting success, as the loop judged it; a success at the very last
-                        # moment is not one.
-                        success=ended == "success" and end.success,
-                        outcome=end.outcome,
-                        control_hz=control_hz,
-                        skipped=ticker.skipped,
-                        starved=schedule.starved,
-                        waited=schedule.waited,
-                        expired_chunks=schedule.expired,
-                        delays=schedule.delays,
-                        inference_s=inference.seconds,
-                        counters=end.counters,
-                        ticks=log.arrays(),
-                        streams=end.streams,
-                        video=video if end.video else None,
-                        stop_reason=gate.refusal,
-                        last_words=inference.last_words() if policy_gone else "",
-                    ),
-                )
+    with ExitStack() as closing:
+        closing.callback(inference.close)
+        try:
+            inference.start()  # loads while the robot connects
+            robot.connect(stopping)
+            _fly(connection, plan, stopping, robot, inference, board, closing)
+        finally:
+            robot.disconnect()  # before anything else is waited for
+
+
+def _fly(
+    connection: Connection,
+    plan: ControlPlan,
+    stopping: Callable[[], bool],
+    robot: Robot,
+    inference: InferenceWorker,
+    board: BoardOperator | None,
+    closing: ExitStack,
+) -> None:
+    """All episodes, with a robot that is connected; `closing` ends what was started here."""
+    embodiment = robot.embodiment
+    if plan.trained_for is not None:
+        require_same_embodiment(plan.trained_for, embodiment, "the robot")
+    control_hz = plan.control_hz or embodiment.control_hz
+    steps = servo_steps(embodiment, control_hz, plan.servo_hz)
+    gate = SafetyGate(
+        limits_for(plan.limits, embodiment), embodiment, control_hz * steps, plan.dry_run
+    )
+    operator: Operator = board or NOBODY
+    if plan.make_teleoperator is not None:
+        teleoperator = plan.make_teleoperator(embodiment)
+        closing.callback(teleoperator.disconnect)
+        teleoperator.connect(stopping)
+        taken_over = None if board is None else lambda: board.taken_over
+        operator = TeleoperationOperator(teleoperator, operator, taken_over)
+    inference.warm_up(
+        embodiment,
+        plan.episodes[0][1] or "move",
+        stopping=stopping,
+        continues=plan.schedule.mode == "rtc",
+    )
+    plan.schedule.require_horizon(inference.horizon)
+    schedule = ChunkExecution(plan.schedule)
+    recorder = None
+    if plan.record is not None:
+        recorder = FlightRecorder(plan.record, embodiment, inference.horizon, control_hz)
+        closing.callback(recorder.close)
+        operator = recorder.listen(operator)
+    heard = _Heard(operator)
+    clock = MonotonicClock()
+    capacity = round(plan.loop.max_episode_s * control_hz) + _LOG_SLACK_TICKS
+    ticker = Ticker(clock, control_hz * steps, capacity * steps)
+    interpolator = Interpolator(embodiment, control_hz, control_hz * steps) if steps > 1 else None
+    rights = prepare_realtime(plan.priority, plan.require_realtime)
+    notes = list(getattr(robot, "notes", ()))
+    connection.send(("armed", (rights, clock.wait_method, gate.describe(), notes)))
+    for number, (seed, wanted) in enumerate(plan.episodes):
+        if stopping():
+            raise Stopped(f"stopped before episode {number}")
+        log = TickLog(capacity, embodiment.state_dim, embodiment.action_dim)
+        instruction = robot.start_episode(seed, wanted)
+        gate.begin()
+        heard.verdict = None
+        if board is not None:
+            board.begin_episode()
+        if recorder is not None:
+            recorder.begin_episode(seed, instruction, plan.info)
+        inference.begin_episode(seed, instruction)
+        quiet_collector()
+        try:
+            ended = control_episode(
+                robot, inference, ticker, gate, schedule, log, plan.loop, stopping,
+                heard, recorder or NO_WATCHER, interpolator,
+            )  # fmt: skip
+        finally:
+            wake_collector()
+        folder = None if ended == "stopped" else plan.video_folder
+        video = folder and folder / f"robot_{number}_seed{seed}.mp4"
+        end = robot.finish_episode(video)
+        # Lasting success, as the loop judged it (one at the very last moment is none), unless
+        # a person said so.
+        success = ended == "success" and (end.success or heard.verdict == "success")
+        if recorder is not None:
+            # A simulator knows that it was not done; of a real arm nobody has said anything.
+            unknown = end.outcome == UNJUDGED and heard.verdict is None
+            recorder.end_episode(None if unknown else success, end.outcome, {"ended": ended})
+        policy_gone = bool(gate.latched & Intervention.POLICY_DEAD)
+        connection.send(
+            (
+                "episode",
+                EpisodeReport(
+                    seed=seed,
+                    instruction=instruction,
+                    ended=ended,
+                    success=success,
+                    outcome=end.outcome,
+                    control_hz=control_hz,
+                    skipped=ticker.skipped,
+                    starved=schedule.starved,
+                    waited=schedule.waited,
+                    expired_chunks=schedule.expired,
+                    outdated_chunks=schedule.outdated,
+                    delays=schedule.consumed_delays,
+                    inference_s=inference.seconds,
+                    counters=end.counters,
+                    ticks=log.arrays(),
+                    streams=end.streams,
+                    video=video if end.video else None,
+                    stop_reason=gate.refusal,
+                    last_words=inference.last_words() if policy_gone else "",
+                ),
             )
-            if ended == "stopped":
-                return
-    finally:
-        robot.disconnect()
-        inference.close()
+        )
+        if ended == "stopped":
+            break
+    if recorder is not None:
+        robot.disconnect()  # the arm is let go before the disk is waited for
+        flights: list[Flight] = recorder.close(RECORDER_GRACE_S)
+        connection.send(("flights", flights))
+
+
+def limits_for(
+    limits: SafetyLimits | ArmLimits | None, embodiment: Embodiment
+) -> SafetyLimits | ArmLimits:
+    """The limits asked for; without any, those of the simulated table for an arm of tool
+    displacements. Raises ValueError for an arm of joint positions without limits."""
+    if limits is not None:
+        return limits
+    if joint_places(embodiment) is None:
+        return SafetyLimits()
+    raise ValueError(
+        f"{embodiment.name} is told joint positions and has no limits; give --limits panda, ur5e, "
+        "so101 or a file (`deploy_robot/limits_file.py` reads and writes them)"
+    )

@@ -19,12 +19,27 @@ MakeAct = Callable[[], Act]
 """Builds the policy inside the inference process, such as `functools.partial(load_act, folder)`."""
 
 
+class PolicyUnavailable(Exception):
+    """Raised by an `Act` whose policy is elsewhere and cannot be reached now. The question is lost;
+    the next one may be answered."""
+
+
+@runtime_checkable
+class Probing(Protocol):
+    """An `Act` that can say, without being asked for a chunk, whether its policy is there."""
+
+    def probe(self) -> bool:
+        """Asked between two questions, some fifty times a second: must return at once."""
+        ...
+
+
 @dataclass(frozen=True)
 class Answer:
-    """A chunk that came back. `chunk` is a view, valid until the next `poll`."""
+    """What came back. `chunk` is a view, valid until the next `poll`."""
 
     observation_tick: int
-    chunk: Float[np.ndarray, "horizon action_dim"]
+    chunk: Float[np.ndarray, "horizon action_dim"] | None
+    """None: the question was lost (`PolicyUnavailable`)."""
     seconds: float
     """How long the policy computed."""
 
@@ -39,8 +54,19 @@ class Inference(Protocol):
         """Answers to observations of earlier episodes are dropped from now on."""
         ...
 
-    def offer(self, state: RobotState, observation_tick: int) -> None:
-        """Give the policy this observation; a newer one replaces one not yet looked at."""
+    def set_instruction(self, instruction: str) -> None:
+        """Another command, for all observations offered from now on."""
+        ...
+
+    def offer(
+        self,
+        state: RobotState,
+        observation_tick: int,
+        planned: Float[np.ndarray, "planned action_dim"] | None = None,
+        inference_delay: int = 0,
+    ) -> None:
+        """Give the policy this observation; a newer one replaces one not yet looked at. `planned`
+        and `inference_delay` are those of `Observation`."""
         ...
 
     def poll(self) -> Answer | None:
@@ -49,6 +75,10 @@ class Inference(Protocol):
 
     def dead(self) -> bool:
         """Whether no answer can ever come again."""
+        ...
+
+    def reachable(self) -> bool:
+        """False while a policy that is elsewhere cannot be asked."""
         ...
 
     def silence_s(self, now_ns: int) -> float:
@@ -68,29 +98,52 @@ class InlineInference:
         self._pending: list[tuple[int, Answer]] = []
         self._polls = 0
         self._heard_ns: int | None = None
+        self._reachable = True
 
     def begin_episode(self, seed: int, instruction: str) -> None:
         self._seed, self._instruction = seed, instruction
         self._pending.clear()
 
-    def offer(self, state: RobotState, observation_tick: int) -> None:
+    def set_instruction(self, instruction: str) -> None:
+        self._instruction = instruction
+
+    def offer(
+        self,
+        state: RobotState,
+        observation_tick: int,
+        planned: Float[np.ndarray, "planned action_dim"] | None = None,
+        inference_delay: int = 0,
+    ) -> None:
         observation = Observation(
             {name: image.copy() for name, image in state.images.items()},
             state.state.copy(),
             self._instruction,
             noise_seed(self._seed, max(observation_tick, 0)),
+            planned,
+            inference_delay,
         )
-        answer = Answer(observation_tick, self._act(observation), 0.0)
+        try:
+            chunk = self._act(observation)
+        except PolicyUnavailable:
+            chunk = None
+        answer = Answer(observation_tick, chunk, 0.0)
         self._pending.append((self._polls + self._delay(), answer))
 
     def poll(self) -> Answer | None:
         self._polls += 1
         if self.hung or not self._pending or self._pending[0][0] > self._polls:
             return None
-        return self._pending.pop(0)[1]
+        answer = self._pending.pop(0)[1]
+        self._reachable = answer.chunk is not None
+        return answer
 
     def dead(self) -> bool:
         return self.killed
+
+    def reachable(self) -> bool:
+        if not self._reachable and isinstance(self._act, Probing):
+            self._reachable = self._act.probe()
+        return self._reachable
 
     def silence_s(self, now_ns: int) -> float:
         if not self.hung or self._heard_ns is None:

@@ -1,10 +1,11 @@
-"""What every robot offers, simulated or real, a fake one for tests, and the contract as a check.
+"""What every robot offers, simulated or real, and a fake one for tests.
 
     connect -> start_episode -> read, send, read, send ... hold -> finish_episode -> disconnect
 
 `read` and `send` are called in the control tick: they move bytes that are already here and never
 wait for the robot. Talking to hardware at its own rate is a process or thread of the robot's own
-(`sim_robot.py` is the pattern).
+(`joint_robot.py` and `sim_robot.py` are the pattern). `check_robot.py` is the contract as a check,
+`robots.py` knows every robot by name.
 """
 
 from collections.abc import Callable
@@ -55,6 +56,10 @@ class RobotState:
         return min(int(oldest), self.time_ns)
 
 
+UNJUDGED = "nobody judged it"
+"""Outcome of an episode whose robot cannot tell whether the instruction was done."""
+
+
 @dataclass(frozen=True)
 class EpisodeEnd:
     """How an episode ended, in the robot's own judgement, and how well the robot kept up."""
@@ -71,8 +76,18 @@ class EpisodeEnd:
 
 
 @runtime_checkable
+class SaysFaults(Protocol):
+    """A robot that knows when it is broken. Optional beside `Robot`."""
+
+    def fault(self) -> str:
+        """Why the arm must not be moved any more (the link is lost, a camera is dead, a protective
+        stop), in words; empty while it may. Asked at every tick: never waits."""
+        ...
+
+
+@runtime_checkable
 class Robot(Protocol):
-    """One arm with its cameras. All methods from one thread."""
+    """One arm with its cameras. All methods from one thread. It may be one that `SaysFaults`."""
 
     action_latency_s: float
     """From `send` to the moment the arm begins to act on the command; known from `connect` on."""
@@ -112,7 +127,7 @@ class Robot(Protocol):
         ...
 
 
-FAULTS = ("none", "frozen", "nan_state", "at_joint_limit")
+FAULTS = ("none", "frozen", "nan_state", "at_joint_limit", "link_lost")
 
 
 class FakeRobot:
@@ -139,10 +154,15 @@ class FakeRobot:
     def embodiment(self) -> Embodiment:
         return self._embodiment
 
-    def inject(self, fault: Literal["none", "frozen", "nan_state", "at_joint_limit"]) -> None:
+    def inject(
+        self, fault: Literal["none", "frozen", "nan_state", "at_joint_limit", "link_lost"]
+    ) -> None:
         if fault not in FAULTS:
             raise unknown_name("fault", fault, FAULTS)
         self._fault = fault
+
+    def fault(self) -> str:
+        return "the link to the gantry is lost" if self._fault == "link_lost" else ""
 
     def connect(self, stopping: Callable[[], bool] = lambda: False) -> None:
         self.connected = True
@@ -169,6 +189,8 @@ class FakeRobot:
         return state
 
     def send(self, action: Float[np.ndarray, " action_dim"]) -> None:
+        if not np.isfinite(action).all():
+            raise ValueError(f"the command {action} is not finite; no robot is sent that")
         self.sent.append(np.array(action))
         self._state.state[:3] += (0.01 * action[:3]).astype(np.float32)
         self._state.state[3] = action[3]
@@ -200,41 +222,3 @@ def fake_embodiment() -> Embodiment:
         cameras=(Camera("front", 8, 8),),
         joint_names=("slide",),
     )
-
-
-def check_robot(robot: Robot, settle: Callable[[], None]) -> None:
-    """Run the contract of `Robot` on `robot`; raises AssertionError with what broke.
-
-    `settle()` lets the robot live for about two control periods. Leaves it disconnected.
-    """
-    robot.connect()
-    embodiment = robot.embodiment
-    assert robot.action_latency_s >= 0, "action_latency_s is negative"
-    instruction = robot.start_episode(0, None)
-    assert isinstance(instruction, str) and instruction, "start_episode gave no instruction"
-    state = robot.read()
-    assert state.version > 0, "read() after start_episode gave no measurement"
-    assert state.state.shape == (embodiment.state_dim,), f"state has shape {state.state.shape}"
-    assert state.state.dtype == np.float32, f"state is {state.state.dtype}, not float32"
-    joints = (len(embodiment.joint_names),)
-    assert state.joint_position_rad.shape == joints, "joint_position_rad does not fit joint_names"
-    assert set(state.images) == {camera.name for camera in embodiment.cameras}, "cameras differ"
-    for camera in embodiment.cameras:
-        image = state.images[camera.name]
-        assert image.shape == (camera.height, camera.width, 3), f"{camera.name}: {image.shape}"
-        assert image.dtype == np.uint8, f"{camera.name} is {image.dtype}, not uint8"
-    assert state.image_time_ns.shape == (len(embodiment.cameras),), "one capture time per camera"
-    version, measured_ns = state.version, state.time_ns
-    settle()
-    newer = robot.read()
-    assert newer.version > version, "read() gives no newer measurement after two periods"
-    assert newer.time_ns > measured_ns, "capture times do not advance"
-    robot.send(np.zeros(embodiment.action_dim))
-    settle()
-    robot.hold()
-    again = robot.start_episode(0, instruction)
-    assert again == instruction, f"asked for {instruction!r}, got {again!r}"
-    end = robot.finish_episode(None)
-    assert not end.video, "a film nobody asked for"
-    robot.disconnect()
-    robot.disconnect()

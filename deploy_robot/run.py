@@ -5,32 +5,32 @@ neither the robot nor the policy, so nothing that happens here can disturb a con
 """
 
 import functools
-import json
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-
-from ..datasets.schema import Embodiment, unknown_name
+from ..datasets.schema import Embodiment
+from ..envs.chunk_execution import ExecutionConfig, Mode
 from ..envs.rollout import SUCCESS_TICKS, evaluation_seeds
-from .chunk_schedule import ScheduleConfig
 from .control_loop import LoopConfig
-from .control_process import ControlPlan, EpisodeReport, control_process
+from .control_process import ControlPlan, EpisodeReport, Teleoperator, control_process
+from .flight_lanes import Flight, FlightConfig
 from .inference import MakeAct
 from .inference_worker import encode_make_act
+from .limits import ArmLimits, SafetyLimits
+from .operator_board import OperatorBoard
+from .operator_keys import Keyboard
 from .processes import end_process, start_process
 from .realtime import RealtimeRights
 from .robot import Robot
-from .safety import SafetyLimits
-from .sim_robot import SimRobot
-from .tick_log import count_interventions
+from .robots import make_robot
+from .run_results import episode_entry, results_of, write_results
 
-ROBOTS: dict[str, Callable[[str], Robot]] = {"sim": SimRobot}
-"""Robot by name, from the task it is to do."""
+DELAY_MARGIN = 1
+"""Control ticks: an arm's answers are not equally late every time."""
 STOP_GRACE_S = 30.0
 """Time for the arm to hold and for all processes to end after Ctrl-C."""
 
@@ -44,10 +44,19 @@ def run(
     instruction: str | None = None,
     out: Path | str = Path("runs/robot"),
     execution_horizon: int = 8,
-    mode: Literal["asynchronous", "synchronous"] = "asynchronous",
+    mode: Mode = "asynchronous",
     max_episode_s: float = 8.0,
     control_hz: float | None = None,
-    limits: SafetyLimits | None = None,
+    servo_hz: float | None = None,
+    limits: SafetyLimits | ArmLimits | None = None,
+    dry_run: bool = False,
+    max_delay: int | None = None,
+    robot_options: Mapping[str, str] | None = None,
+    record: FlightConfig | None = None,
+    info: Mapping[str, str | int | float | bool] | None = None,
+    board: OperatorBoard | None = None,
+    keys: bool = False,
+    make_teleoperator: Callable[[Embodiment], Teleoperator] | None = None,
     priority: int = 10,
     require_realtime: bool = False,
     video: bool = True,
@@ -58,11 +67,23 @@ def run(
 
     Args:
         make_act: picklable; builds the policy inside the inference process.
-        robot: a name in `ROBOTS`, or a picklable callable that makes a `Robot`.
+        robot: a name of `robots.py`, or a picklable callable that makes a `Robot`.
+        robot_options: of the named robot, in words.
         seed: run number; scenes are those of `evaluation_seeds(seed, episodes)`, so the first
             scenes of an evaluation with the same seed, and never those of a collection.
         instruction: command for all episodes; None: each scene's own.
+        mode: how chunks are executed (`../envs/chunk_execution.py`); on an arm `synchronous` is
+            `hold`: the world does not stand still.
+        max_delay: of a policy taught to continue plans: the longest delay it knows, in actions.
         control_hz: None: the embodiment's own rate.
+        servo_hz: at which joint positions are sent, a whole multiple of the control rate.
+        limits: of the safety gate; None: those of the simulated table, for an arm of tool
+            displacements only.
+        dry_run: see, think and log everything, and send the arm a hold.
+        record: store what the loop saw, decided and sent as episodes; `info` goes with each.
+        board: what a program has the operator want; with `keys` the keyboard writes on it too.
+        keys: take keys from this terminal (`operator_keys.py`); needs one.
+        make_teleoperator: picklable; who can take the arm over.
         priority: of SCHED_FIFO, where the kernel grants it (see `realtime` in the results).
         require_realtime: refuse to move the arm without every real-time right.
         on_episode: called with each episode's entry of the results as it ends.
@@ -71,67 +92,97 @@ def run(
     `results.json` holds `loop` (tick lateness: how long after its deadline a tick woke; a tick is
     *late* if that exceeded half a period or if its deadline was missed altogether), `inference`
     (delay in control ticks and time per answer), `late_actions` (ticks on which the plan had run
-    out), `gate` (ticks per intervention), `realtime`, `robot`, `episodes`, `lateness_ms`. Beside it
-    stand `ticks.npz` (the tick log), `episode_<n>.npz` (what the robot recorded) and `videos/`.
+    out), `gate` (ticks per intervention), `safety` (what was checked), `notes` (what the
+    robot has to say of itself), `realtime`, `robot`,
+    `flights` (what was recorded), `episodes`, `lateness_ms`. Beside it stand `ticks.npz` (the tick
+    log), `episode_<n>.npz` (what the robot recorded) and `videos/`.
 
     Raises ValueError for what cannot be run, RuntimeError if the arm was stopped by a fault, and
     KeyboardInterrupt after Ctrl-C; in the last two cases the results so far are written first.
     """
     out = Path(out)
-    make_robot = _robot_maker(robot, task)
+    make = robot
+    if isinstance(make, str):
+        make = functools.partial(make_robot, make, task, dict(robot_options or {}), trained_for)
+        make()  # a misspelt word is refused here, before anything is started
     if episodes < 1 or max_episode_s <= 0 or (control_hz is not None and control_hz <= 0):
         raise ValueError(
             f"episodes {episodes}, max_episode_s {max_episode_s}, control_hz {control_hz}: give at "
             "least 1 episode and values greater than 0"
         )
     plan = ControlPlan(
-        make_robot=make_robot,
+        make_robot=make,
         encoded_make_act=encode_make_act(make_act),
         trained_for=trained_for,
         episodes=tuple((s, instruction) for s in evaluation_seeds(seed, episodes)),
-        schedule=ScheduleConfig(mode=mode, execution_horizon=execution_horizon),
+        schedule=ExecutionConfig(
+            mode=mode,
+            execution_horizon=execution_horizon,
+            delay_margin=DELAY_MARGIN,
+            max_delay=max_delay,
+        ),
         loop=LoopConfig(max_episode_s=max_episode_s, success_ticks=SUCCESS_TICKS),
-        limits=limits or SafetyLimits(),
+        limits=limits,
         control_hz=control_hz,
+        servo_hz=servo_hz,
+        dry_run=dry_run,
+        record=record,
+        info=dict(info or {}),
+        commanded=keys or board is not None,
+        make_teleoperator=make_teleoperator,
         priority=priority,
         require_realtime=require_realtime,
         video_folder=out / "videos" if video else None,
     )
     (out / "videos").mkdir(parents=True, exist_ok=True)
     reports: list[EpisodeReport] = []
-    rights: dict[str, Any] = {}
+    flights: list[Flight] = []
+    armed: dict[str, Any] = {}
 
     def hear(kind: str, value: Any) -> None:
         if kind == "armed":
-            granted: RealtimeRights = value[0]
-            rights.update(granted.as_dict(), wait=value[1])
+            rights: RealtimeRights = value[0]
+            armed["realtime"] = {**rights.as_dict(), "wait": value[1]}
+            armed["safety"] = value[2]
+            armed["notes"] = value[3]
         elif kind == "episode":
             reports.append(value)
             if on_episode is not None:
-                on_episode(_episode_entry(value, out))
+                on_episode(episode_entry(value, out))
+        elif kind == "flights":
+            flights.extend(value)
         elif kind == "refused":
             raise ValueError(value)
         elif kind == "crashed":
             raise RuntimeError(f"the control process crashed:\n{value}")
 
-    process, connection = start_process(
-        control_process, (plan,), "control", {"OMP_NUM_THREADS": "1"}, has_children=True
-    )
+    if plan.commanded:
+        board = board or OperatorBoard()
     interrupted = False
-    try:
+    with ExitStack() as closing:
+        if keys:
+            assert board is not None
+            # Refuses here if there is no terminal; gives it back when all is over.
+            closing.enter_context(Keyboard(board, teleoperator=make_teleoperator is not None))
+        process, connection = start_process(
+            control_process, (plan,), "control", {"OMP_NUM_THREADS": "1"}, has_children=True
+        )
         try:
-            _listen(process, connection, hear)
-        except KeyboardInterrupt:
-            interrupted = True
-            process.terminate()  # a flag over there: hold, report, end the children
-            _listen(process, connection, hear)
-    finally:
-        if process.is_alive():
-            process.terminate()
-        end_process(process, connection, STOP_GRACE_S)
-    results = _results(reports, rights, out)
+            try:
+                if board is not None:
+                    board.send(connection)
+                _listen(process, connection, hear)
+            except KeyboardInterrupt:
+                interrupted = True
+                process.terminate()  # a flag over there: hold, report, end the children
+                _listen(process, connection, hear)
+        finally:
+            if process.is_alive():
+                process.terminate()
+            end_process(process, connection, STOP_GRACE_S)
+    results = results_of(reports, armed, flights, out)
     if reports:
-        _write(results, reports, out)
+        write_results(results, reports, out)
     if interrupted:
         raise KeyboardInterrupt
     if stopped := results["stopped"]:
@@ -142,14 +193,6 @@ def run(
     if len(reports) < episodes:
         raise RuntimeError(f"the control process was stopped after {len(reports)} episodes")
     return results
-
-
-def _robot_maker(robot: str | Callable[[], Robot], task: str) -> Callable[[], Robot]:
-    if not isinstance(robot, str):
-        return robot
-    if robot not in ROBOTS:
-        raise unknown_name("robot", robot, ROBOTS)
-    return functools.partial(ROBOTS[robot], task)
 
 
 def _listen(
@@ -175,94 +218,3 @@ def _listen(
                 f"the control process ended without a word (exit code {process.exitcode}); the "
                 "arm holds, as it gets no commands"
             )
-
-
-def _episode_entry(report: EpisodeReport, out: Path) -> dict[str, Any]:
-    steps = len(report.ticks["tick"])
-    return {
-        "seed": report.seed,
-        "instruction": report.instruction,
-        "success": report.success,
-        "outcome": report.outcome,
-        "ended": report.ended,
-        "steps": steps,
-        "seconds": round(steps / report.control_hz, 3),
-        "video": None if report.video is None else report.video.relative_to(out).as_posix(),
-    }
-
-
-def _results(reports: list[EpisodeReport], rights: dict[str, Any], out: Path) -> dict[str, Any]:
-    def joined(values: list[Any]) -> np.ndarray:
-        return np.concatenate([np.asarray(v, dtype=np.float64) for v in values] or [np.zeros(0)])
-
-    lateness_ms = joined([r.ticks["woke_ns"] - r.ticks["scheduled_ns"] for r in reports]) * 1e-6
-    work_ms = joined([r.ticks["sent_ns"] - r.ticks["woke_ns"] for r in reports]) * 1e-6
-    delays = joined([r.delays for r in reports])
-    inference_ms = joined([r.inference_s for r in reports]) * 1e3
-    gate = [r.ticks["gate"] for r in reports]
-    control_hz = reports[0].control_hz if reports else None
-    period_ms = 1e3 / control_hz if control_hz else None
-    skipped = sum(r.skipped for r in reports)
-    late = skipped + (int(np.count_nonzero(lateness_ms > period_ms / 2)) if period_ms else 0)
-    stopped = next((r for r in reports if r.ended == "stopped"), None)
-    return {
-        "loop": {
-            **_spread("", lateness_ms),
-            "late_ticks": late,
-            "missed_deadlines": skipped,
-            "ticks": len(lateness_ms),
-            "control_hz": control_hz,
-            "period_ms": period_ms,
-            **_spread("work_", work_ms),
-        },
-        "inference": {
-            "delay_ticks_mean": float(delays.mean()) if len(delays) else None,
-            "delay_ticks_max": int(delays.max()) if len(delays) else None,
-            **_spread("", inference_ms),
-            "answers": len(inference_ms),
-            "expired": sum(r.expired_chunks for r in reports),
-        },
-        "late_actions": sum(r.starved for r in reports),
-        "waiting_ticks": sum(r.waited for r in reports),
-        "gate": count_interventions(np.concatenate(gate or [np.zeros(0, np.int32)])),
-        "realtime": rights,
-        "robot": {
-            name: sum(r.counters.get(name, 0) for r in reports)
-            for name in sorted({name for r in reports for name in r.counters})
-        },
-        "episodes": [_episode_entry(report, out) for report in reports],
-        "stopped": None
-        if stopped is None
-        else {"reason": stopped.stop_reason, "last_words": stopped.last_words},
-        "lateness_ms": [round(float(value), 4) for value in lateness_ms],
-    }
-
-
-def _spread(prefix: str, values: np.ndarray) -> dict[str, float | None]:
-    """Median, 99th percentile and maximum in milliseconds; null where nothing was measured."""
-    if len(values) == 0:
-        return dict.fromkeys((f"{prefix}p50_ms", f"{prefix}p99_ms", f"{prefix}max_ms"))
-    return {
-        f"{prefix}p50_ms": float(np.percentile(values, 50)),
-        f"{prefix}p99_ms": float(np.percentile(values, 99)),
-        f"{prefix}max_ms": float(values.max()),
-    }
-
-
-def _write(results: dict[str, Any], reports: list[EpisodeReport], out: Path) -> None:
-    columns: dict[str, Any] = {
-        name: np.concatenate([report.ticks[name] for report in reports])
-        for name in reports[0].ticks
-    }
-    counts = [len(report.ticks["tick"]) for report in reports]
-    np.savez_compressed(
-        out / "ticks.npz", episode=np.repeat(np.arange(len(reports)), counts), **columns
-    )
-    for number, report in enumerate(reports):
-        streams: dict[str, Any] = report.streams
-        if streams:
-            np.savez_compressed(out / f"episode_{number}.npz", **streams)
-    # results.json last and in one step: where it stands, the rest stands too.
-    partial = out / "results.json.partial"
-    partial.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(partial, out / "results.json")

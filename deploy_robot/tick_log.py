@@ -7,7 +7,8 @@ tick itself only assigns numbers.
 import numpy as np
 from jaxtyping import Float
 
-from .safety import Intervention
+from .interventions import Intervention
+from .orders import TickRecord
 
 _COLUMNS = {
     "tick": np.int64,
@@ -21,6 +22,8 @@ _COLUMNS = {
     "action_index": np.int32,
     "inference_delay": np.int32,
     "gate": np.int32,
+    "source": np.int8,
+    "instruction": np.int32,
 }
 
 
@@ -38,25 +41,18 @@ class TickLog:
         for column in self._columns.values():
             column.fill(column.flat[0])
 
-    def add(
-        self,
-        numbers: tuple[int, ...],
-        state: Float[np.ndarray, " state_dim"],
-        action_due: np.ndarray | None,
-        action_sent: Float[np.ndarray, " action_dim"],
-    ) -> None:
-        """Append a tick: `numbers` in the order of `COLUMN_NAMES`. A full log drops it: the
-        control loop ends an episode before that, and an arm must not stop for its diary."""
+    def add(self, record: TickRecord, state: Float[np.ndarray, " state_dim"]) -> None:
+        """Append a tick. A full log drops it: the control loop ends an episode before that, and an
+        arm must not stop for its diary."""
         row = self.rows
         if row == self.capacity:
             return
         columns = self._columns
-        for name, number in zip(_COLUMNS, numbers, strict=True):
-            columns[name][row] = number
+        for name in _COLUMNS:
+            columns[name][row] = getattr(record, name)
         columns["state"][row] = state
-        if action_due is not None and action_due.shape == action_sent.shape:
-            columns["action_due"][row] = action_due
-        columns["action_sent"][row] = action_sent
+        columns["action_due"][row] = record.action_due
+        columns["action_sent"][row] = record.action_sent
         self.rows = row + 1
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -69,9 +65,6 @@ class TickLog:
     def arrays(self) -> dict[str, np.ndarray]:
         """All columns, cut to the rows that were written."""
         return {name: self[name].copy() for name in self._columns}
-
-
-COLUMN_NAMES = tuple(_COLUMNS)
 
 
 def count_interventions(gate: np.ndarray) -> dict[str, int]:

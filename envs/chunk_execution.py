@@ -1,7 +1,8 @@
 """Which action of which chunk is due at a control tick: pure bookkeeping, no clock, no simulator.
 
-A chunk computed from the observation of tick k says what to do from tick k on. When it comes
-`delay` ticks later, the arm has done something meanwhile; what, is the execution mode:
+Evaluation and the arm's loop use it alike, so a policy is judged by what an arm will do. A chunk
+computed from the observation of tick k says what to do from tick k on. When it comes `delay` ticks
+later, the arm has done something meanwhile; what, is the execution mode:
 
     tick             0  1  2  3  4  5  6  7  8  9      p, q: two chunks, delay 2, q asked at tick 4
     synchronous      p0 p1 p2 p3 q0 q1 q2 q3           the world stands still meanwhile (the bound)
@@ -10,25 +11,36 @@ A chunk computed from the observation of tick k says what to do from tick k on. 
     rtc              the same, and the policy is told which actions will be done meanwhile
     ensemble         asks whenever it may, and averages what all chunks say about this tick
 
-Actions are counted as they are consumed: on a held tick nothing is, so a chunk is never ahead of
-the arm. Per tick and in this order: `arrived` (or `lost`), `wants_observation` and `requested`,
-`due`, `sent`.
+Outside a simulator the world never stands still: there `synchronous` is `hold`.
 
-Next: `envs/rollout.py` (who asks), `envs/virtual_clock.py` (how late the answers are).
+Actions are counted as they are consumed: on a held tick nothing is, so a chunk is never ahead of
+the arm. The *tick of an observation* is the one whose command begins to act at the moment of its
+capture: this tick in a simulator, an earlier one on an arm with real cameras. Per tick and in this
+order: `arrived` (or `lost`), `wants_observation` and `requested`, `due`, `sent`.
+
+Next: `envs/rollout.py` and `deploy_robot/control_loop.py` (who ask), `envs/virtual_clock.py` (how
+late the answers of a simulated policy are).
 """
 
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
-from ..datasets.schema import Embodiment, unknown_name
+from ..datasets.schema import unknown_name
 
 Mode = Literal["synchronous", "hold", "asynchronous", "ensemble", "rtc"]
 MODES: tuple[Mode, ...] = ("synchronous", "hold", "asynchronous", "ensemble", "rtc")
+_WAITS: tuple[Mode, ...] = ("synchronous", "hold")
+WAITING = -1
+"""Nothing is due by design: no chunk has come yet, or the mode waits for the policy."""
+STARVED = -2
+"""Nothing is due although something should be: the plan ran out before the next chunk came."""
 _REMEMBERED_DELAYS = 8
+_REMEMBERED_TICKS = 1024
+_LONG_AGO = -(10**9)
 
 
 def mode_named(name: str) -> Mode:
@@ -48,42 +60,32 @@ class ExecutionConfig:
     """Actions taken of a chunk before the policy is asked again (all modes but `ensemble`)."""
     ensemble_decay: float = 0.01
     """Mode `ensemble`: weight of chunk i, counted from the oldest, is exp(-decay * i) (ACT)."""
+    delay_margin: int = 0
+    """Expect an answer to take this many ticks longer than the slowest of the last eight: the
+    policy is asked so much earlier, and told (`rtc`) so many more of the planned actions."""
+    max_delay: int | None = None
+    """Mode `rtc`: the longest delay the policy was taught to continue; None: any."""
 
     def __post_init__(self) -> None:
         mode_named(self.mode)
-        if self.execution_horizon < 1:
-            raise ValueError(f"execution_horizon is {self.execution_horizon}; expected 1 or more")
-
-
-class CanHold(Protocol):
-    """An environment that knows how its arm stays where it is."""
-
-    def hold_action(self) -> Float[np.ndarray, " action_dim"]: ...
-
-
-def hold_action(
-    embodiment: Embodiment, last: Float[np.ndarray, " action_dim"] | None
-) -> Float[np.ndarray, " action_dim"]:
-    """The action that keeps the arm where it is, after the `last` one sent (None: none yet).
-
-    Displacements (names that begin with `d`) become zero; everything else (a gripper, an absolute
-    goal) stays as it was last commanded. Raises ValueError where that cannot be known: absolute
-    goals before the first action; such an environment says it by a `hold_action` of its own.
-    """
-    moves = np.array([name.startswith("d") for name in embodiment.action_names])
-    gripper = np.array([name.startswith("gripper") for name in embodiment.action_names])
-    if last is None:
-        if not np.all(moves | gripper):
+        if self.execution_horizon < 1 or self.delay_margin < 0:
             raise ValueError(
-                f"how {embodiment.name} holds before its first action is not known: its actions "
-                f"({', '.join(embodiment.action_names)}) are goals, not displacements; give its "
-                "environment a hold_action(), or use mode synchronous"
+                f"execution_horizon is {self.execution_horizon}, delay_margin {self.delay_margin}; "
+                "expected 1 or more and 0 or more"
             )
-        last = np.zeros(embodiment.action_dim, np.float32)
-    return np.where(moves, 0.0, last).astype(np.float32)
+        if self.max_delay is not None and self.max_delay < 0:
+            raise ValueError(f"max_delay is {self.max_delay}; expected 0 or more, or None")
+
+    def require_horizon(self, horizon: int) -> None:
+        """ValueError if chunks of `horizon` actions are too short for this."""
+        if self.execution_horizon > horizon:
+            raise ValueError(
+                f"execution_horizon {self.execution_horizon} is longer than the policy's chunk "
+                f"of {horizon} actions; use {horizon} or less"
+            )
 
 
-@dataclass
+@dataclass(frozen=True, slots=True)
 class _Chunk:
     base: int
     """Actions consumed when it was observed."""
@@ -91,83 +93,160 @@ class _Chunk:
     number: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    tick: int
+    observation_tick: int
+    base: int
+    told_delay: int
+    """How many planned actions the policy was told would be done before it has answered."""
+
+
 class ChunkExecution:
     """The plan of one episode."""
 
     waited: int
-    """Ticks held by design: before the first chunk, and in mode `hold`."""
+    """Ticks held by design: no chunk there yet, or a mode that waits."""
     starved: int
     """Ticks held because the plan ran out."""
     expired: int
     """Chunks that came when all their actions were past."""
+    outdated: int
+    """Mode `rtc`: chunks left aside because more actions had been done than the policy was told,
+    so that they do not join the plan; the plan runs on."""
     delays: list[int]
-    """Ticks from asking to answer, of each answer."""
+    """Ticks from observation to answer, of each answer."""
+    consumed_delays: list[int]
+    """Actions done from observation to answer, of each chunk that replaced another."""
+    chunk_number: int
+    """Which answer is being executed, from 0; -1 before the first."""
+    index: int
+    """Which of its actions was due at the latest `due`; WAITING or STARVED if none."""
 
     def __init__(self, config: ExecutionConfig) -> None:
         self.config = config
-        self.waited = self.starved = self.expired = 0
-        self.delays = []
+        self._consumed_before = [0] * _REMEMBERED_TICKS
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: a new episode begins at tick 0."""
+        self.waited = self.starved = self.expired = self.outdated = 0
+        self.delays, self.consumed_delays = [], []
+        self.chunk_number, self.index = -1, WAITING
+        self._tick = 0  # the first tick whose count of consumed actions is not final yet
         self._consumed = 0
-        self._chunks: list[_Chunk] = []  # oldest first; one, except in mode `ensemble`
+        self._consumed_before[0] = 0
+        self._done: deque[np.ndarray] = deque(maxlen=_REMEMBERED_TICKS)  # mode `rtc`
         self._answers = 0
-        self._open: tuple[int, int] | None = None  # (tick, consumed) of the request
-        self._asked_at = 0  # actions consumed at the latest request
         self._recent: deque[int] = deque(maxlen=_REMEMBERED_DELAYS)
+        self._last_observation = self._last_moved = _LONG_AGO
+        self.forget(_LONG_AGO)
+
+    def forget(self, tick: int) -> None:
+        """Drop the plan and the open question: somebody else moves the arm, or it was paused. What
+        is asked from now on is asked of observations of `tick` and later."""
+        self._chunks: list[_Chunk] = []  # oldest first; one, except in mode `ensemble`
+        self._new = True  # no chunk has come since
+        self.ask_anew()
+        self._not_before = tick
+        self._arrival = _LONG_AGO
+
+    def ask_anew(self) -> None:
+        """Drop the open question and ask the next observation; the plan runs on meanwhile."""
+        self._open: _Request | None = None
+        self._asked_at = _LONG_AGO  # actions consumed at the latest request
 
     @property
     def expected_delay(self) -> int:
-        """Slowest of the latest answers, in ticks; 0 before the first."""
+        """Slowest of the latest answers, in ticks from asking; 0 before the first."""
         return max(self._recent, default=0)
 
     @property
-    def chunk_number(self) -> int:
-        """Which answer is being executed, from 0; -1 before the first."""
-        return self._chunks[-1].number if self._chunks else -1
+    def inference_delay(self) -> int:
+        """Of the latest chunk that replaced another, in consumed actions; 0 before."""
+        return self.consumed_delays[-1] if self.consumed_delays else 0
+
+    def expects(self, observation_tick: int) -> bool:
+        """Whether an answer for `observation_tick` is still wanted."""
+        return self._open is not None and self._open.observation_tick == observation_tick
 
     def arrived(
         self, tick: int, observation_tick: int, chunk: Float[np.ndarray, "horizon action_dim"]
     ) -> None:
         """The answer to the request of `observation_tick` is there, before the action of `tick`."""
-        base = self._close(observation_tick)
+        self._advance(tick)
+        request = self._close(observation_tick)
         self.delays.append(tick - observation_tick)
-        self._recent.append(tick - observation_tick)
+        self._recent.append(tick - request.tick)
         number, self._answers = self._answers, self._answers + 1
-        if self._consumed - base >= len(chunk):
+        delay = self._consumed - request.base
+        if delay >= len(chunk):
             self.expired += 1
             return
-        if self.config.mode in ("synchronous", "hold"):
+        if self.config.mode == "rtc" and delay > request.told_delay and self.remaining:
+            self.outdated += 1
+            return
+        if self.chunk_number >= 0:
+            self.consumed_delays.append(delay)
+        if self.config.mode in _WAITS:
             chunk = chunk[: self.config.execution_horizon]
         if self.config.mode != "ensemble":
             self._chunks.clear()
-        self._chunks.append(_Chunk(base, chunk, number))
+        self._chunks.append(_Chunk(request.base, chunk.copy(), number))
+        self.chunk_number, self._arrival, self._new = number, tick, False
 
     def lost(self, observation_tick: int) -> None:
         """The request of `observation_tick` is given up."""
         self._close(observation_tick)
 
-    def wants_observation(self, tick: int) -> bool:
-        """Whether to ask the policy now; `requested` says that it was."""
-        if self._open is not None:
+    def wants_observation(self, tick: int, observation_tick: int | None = None) -> bool:
+        """Whether to ask the policy now (`requested` says that it was), of the observation of
+        `observation_tick`; None: of this tick."""
+        self._advance(tick)
+        seen = tick if observation_tick is None else observation_tick
+        same_picture = seen <= self._last_observation
+        if self._open is not None or same_picture or seen < self._not_before:
             return False
-        if not self._chunks or self.config.mode == "ensemble":
+        if tick - seen >= _REMEMBERED_TICKS:
+            return False
+        # An arm held by others for so long that the plan is of another time.
+        held = tick - max(self._arrival, self._last_moved) > self.config.execution_horizon
+        if self.config.mode in _WAITS:
+            # Not before its last action can be seen in the picture.
+            return (self.remaining == 0 or held) and seen > self._last_moved
+        if not self._chunks or self.config.mode == "ensemble" or held:
             return True
-        if self.config.mode in ("synchronous", "hold"):
-            return self.remaining == 0
         taken = self._consumed - self._asked_at
         # Early, if the plan would end before an answer can be there.
-        return taken >= self.config.execution_horizon or self.remaining <= self.expected_delay
+        enough = self.expected_delay + self.config.delay_margin
+        return taken >= self.config.execution_horizon or self.remaining <= enough
 
     def may_want_within(self, ticks: int) -> bool:
         """Whether `wants_observation` may come to be true now or in the next `ticks` - 1."""
-        if self.config.mode in ("synchronous", "hold") and self._open is None:
+        if self.config.mode in _WAITS and self._open is None:
             return self.remaining < ticks
         return True  # depends on when an answer comes, or does not
 
-    def requested(self, tick: int) -> None:
-        """The policy was given the observation of `tick`."""
+    def requested(
+        self, tick: int, observation_tick: int | None = None
+    ) -> tuple[Float[np.ndarray, "planned action_dim"] | None, int]:
+        """The policy is given the observation of `observation_tick` (None: of `tick`). Returns what
+        it is to be told in mode `rtc`: the planned actions from that tick on, and how many of them
+        will be done before its answer can be used; `(None, 0)` otherwise."""
         assert self._open is None, "one request at a time"
-        self._open = (tick, self._consumed)
-        self._asked_at = self._consumed
+        self._advance(tick)
+        seen = tick if observation_tick is None else observation_tick
+        assert seen <= tick, "an observation of the future"
+        base = self._consumed_before[seen % _REMEMBERED_TICKS] if seen > 0 else 0
+        planned, told = None, 0
+        if self.config.mode == "rtc" and (planned := self.planned(base)) is not None:
+            told = self._consumed - base + self.expected_delay + self.config.delay_margin
+            told = min(told, len(planned))
+            if self.config.max_delay is not None:
+                told = min(told, self.config.max_delay)
+        self._open = _Request(tick, seen, base, told)
+        self._asked_at, self._last_observation = self._consumed, seen
+        return planned, told
 
     @property
     def remaining(self) -> int:
@@ -177,69 +256,68 @@ class ChunkExecution:
         newest = self._chunks[-1]
         return max(0, len(newest.actions) - (self._consumed - newest.base))
 
-    def planned(self) -> Float[np.ndarray, "planned action_dim"] | None:
-        """What is decided already, the first action due next; None if there is nothing."""
+    def planned(self, base: int | None = None) -> Float[np.ndarray, "planned action_dim"] | None:
+        """What is decided already, the first action due next; None if there is nothing. With
+        `base`, a count of consumed actions: from that one on, what was done since in front."""
+        since = 0 if base is None else min(self._consumed - base, len(self._done))
+        done = [self._done[i] for i in range(len(self._done) - since, len(self._done))]
         if not self.remaining:
-            return None
+            return np.stack(done) if done else None
         newest = self._chunks[-1]
-        return newest.actions[self._consumed - newest.base :]
+        left = newest.actions[self._consumed - newest.base :]
+        return np.concatenate([np.stack(done), left]) if done else left
 
     def due(self, tick: int) -> Float[np.ndarray, " action_dim"] | None:
-        """The action of this tick; None: hold."""
+        """The action of this tick; None: hold, `index` says why."""
+        self._advance(tick)
         self._chunks = [c for c in self._chunks if self._consumed - c.base < len(c.actions)]
-        if not self._chunks:
-            if self._answers == 0 or self.config.mode == "hold":
-                self.waited += 1
-            else:
-                self.starved += 1
-            return None
-        if len(self._chunks) == 1:
-            newest = self._chunks[0]
-            return newest.actions[self._consumed - newest.base]
-        says = np.stack([c.actions[self._consumed - c.base] for c in self._chunks])
+        if self._chunks:
+            self.index = self._consumed - self._chunks[-1].base
+            return self.upcoming(0)
+        if self._new or self.config.mode in _WAITS:
+            self.waited += 1
+            self.index = WAITING
+        else:
+            self.starved += 1
+            self.index = STARVED
+        return None
+
+    def upcoming(self, ahead: int) -> Float[np.ndarray, " action_dim"] | None:
+        """What the present plan has for `ahead` actions later (0: now); None: nothing."""
+        place = self._consumed + ahead
+        says = [c.actions[place - c.base] for c in self._chunks if place - c.base < len(c.actions)]
+        if len(says) <= 1:
+            return says[0] if says else None
         weights = np.exp(-self.config.ensemble_decay * np.arange(len(says)))
-        return (weights / weights.sum() @ says).astype(says.dtype)
+        return (weights / weights.sum() @ np.stack(says)).astype(says[0].dtype)
 
-    def sent(self, moved: bool) -> None:
-        """The due action was sent, or the arm held."""
-        self._consumed += moved
+    def sent(
+        self, tick: int, moved: bool, command: Float[np.ndarray, " action_dim"] | None = None
+    ) -> None:
+        """What was done at `tick`: the due action was sent (as `command`, if that is worth telling
+        the policy, which it is where observations are older than this tick), or the arm held."""
+        self._advance(tick)
+        if moved:
+            self._consumed += 1
+            self._last_moved = tick
+            if command is not None and self.config.mode == "rtc":
+                self._done.append(command.astype(np.float32))
+        self._tick = tick + 1
+        self._consumed_before[self._tick % _REMEMBERED_TICKS] = self._consumed
 
-    def _close(self, observation_tick: int) -> int:
-        if self._open is None or self._open[0] != observation_tick:
+    def _advance(self, tick: int) -> None:
+        """Ticks that were skipped sent nothing: they count as held."""
+        while self._tick < tick:
+            self._tick += 1
+            self._consumed_before[self._tick % _REMEMBERED_TICKS] = self._consumed
+
+    def _close(self, observation_tick: int) -> _Request:
+        request = self._open
+        if request is None or request.observation_tick != observation_tick:
+            asked = None if request is None else request.observation_tick
             raise ValueError(
                 f"an answer for the observation of tick {observation_tick} came, but the one asked "
-                f"for is {None if self._open is None else self._open[0]}; pass on only answers to "
-                "the open request"
+                f"for is {asked}; pass on only answers to the open request"
             )
-        base, self._open = self._open[1], None
-        return base
-
-
-def seam_jump(
-    actions: Float[np.ndarray, "steps action_dim"],
-    chunk_numbers: list[int],
-    embodiment: Embodiment,
-) -> float | None:
-    """Mean jump between the actions at a switch of chunks, over the median step within chunks.
-
-    Actions in units of their range, grippers left out (they switch by design), held ticks (number
-    -1) too. None if there was no switch, or nothing moved within chunks.
-    """
-    numbers = np.asarray(chunk_numbers)
-    span = np.subtract(embodiment.action_high, embodiment.action_low)
-    kept = [not name.startswith("gripper") for name in embodiment.action_names]
-    steps = np.linalg.norm(np.diff((actions / span)[:, kept], axis=0), axis=1)
-    moving = (numbers[1:] >= 0) & (numbers[:-1] >= 0)
-    seam = moving & (numbers[1:] != numbers[:-1])
-    inside = steps[moving & ~seam]
-    if not seam.any() or not inside.size or not np.median(inside):
-        return None
-    return float(steps[seam].mean() / np.median(inside))
-
-
-def jerk(position_rad: Float[np.ndarray, "ticks joints"], control_hz: float) -> float:
-    """Root mean square of the joints' third derivative, rad/s^3, as measured tick by tick."""
-    if len(position_rad) < 4 or not position_rad.shape[1]:
-        return 0.0
-    third = np.diff(position_rad, n=3, axis=0) * control_hz**3
-    return float(np.sqrt(np.mean(third**2)))
+        self._open = None
+        return request

@@ -19,16 +19,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..datasets.schema import Act, Observation
-from .chunk_execution import (
-    CanHold,
-    ChunkExecution,
-    ExecutionConfig,
-    Mode,
-    hold_action,
-    jerk,
-    seam_jump,
-)
+from .chunk_execution import ChunkExecution, ExecutionConfig, Mode
 from .env import Env
+from .holding import CanHold, hold_action
+from .smoothness import jerk, seam_jump
 from .virtual_clock import NO_DELAY, DelayModel
 from .workers import StopsTheRun
 
@@ -144,17 +138,18 @@ def rollout(
                 recent.append(env.observe())
                 render_s += perf_counter() - start
         if plan.wants_observation(tick):
+            planned, ahead = plan.requested(tick)
             observation = replace(
-                with_history(recent, history), instruction=told, noise_seed=noise_seed(seed, tick)
+                with_history(recent, history),
+                instruction=told,
+                noise_seed=noise_seed(seed, tick),
+                planned=planned,
+                inference_delay=ahead,
             )
-            if mode == "rtc" and (planned := plan.planned()) is not None:
-                ahead = min(plan.expected_delay, len(planned))
-                observation = replace(observation, planned=planned, inference_delay=ahead)
             seen = perf_counter()
             chunk = act(observation)
             policy_s += perf_counter() - seen
             _check_chunk(chunk, execution_horizon, body.action_dim)
-            plan.requested(tick)
             late = 0
             if mode != "synchronous":
                 late = delay.delay_ticks(seed, requests, body.control_hz)
@@ -167,7 +162,7 @@ def rollout(
             if late == 0:
                 waiting = _deliver(plan, waiting, tick)
         action = plan.due(tick)
-        plan.sent(action is not None)
+        plan.sent(tick, action is not None)
         numbers.append(-1 if action is None else plan.chunk_number)
         if action is None:
             action = _held(env, actions[-1] if actions else None)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from ulna.datasets.schema import Observation
+from ulna.deploy_robot.inference import PolicyUnavailable
 from ulna.deploy_robot.robot import fake_embodiment
 from ulna.deploy_robot.run import run
 from ulna.deploy_robot.safety import SafetyLimits
@@ -130,6 +131,37 @@ def make_forward():
 
 def make_still():
     return lambda observation: chunk(0.0)
+
+
+def make_echo():
+    """Says in its chunk what it was told: row 0 has the count of planned actions, the delay and
+    the first letter of the instruction, the others are the planned actions."""
+
+    def act(observation: Observation) -> np.ndarray:
+        actions = chunk(0.0)
+        planned = observation.planned
+        if planned is not None:
+            actions[1 : len(planned)] = planned[1:]
+        count = 0 if planned is None else len(planned)
+        actions[0] = count, observation.inference_delay, ord(observation.instruction[0]), 0
+        return actions
+
+    return act
+
+
+class Elsewhere:
+    """A policy behind a network that is down while a file stands."""
+
+    def __init__(self, path: str) -> None:
+        self.path = Path(path)
+
+    def __call__(self, observation: Observation) -> np.ndarray:
+        if self.path.exists():
+            raise PolicyUnavailable("no route to the policy")
+        return chunk(0.1)
+
+    def probe(self) -> bool:
+        return not self.path.exists()
 
 
 def make_wrong_shape():

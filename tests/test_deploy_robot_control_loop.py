@@ -1,73 +1,15 @@
 """The loop on a fake clock, a fake robot and an inline policy: nothing here waits."""
 
-from collections.abc import Callable
-from typing import Literal
-
 import numpy as np
 import pytest
+from deploy_robot_bench import LIMITS, PERIOD_NS, Bench
 
 from ulna.datasets.schema import Observation
-from ulna.deploy_robot.chunk_schedule import ChunkSchedule, ScheduleConfig
-from ulna.deploy_robot.clock import FakeClock, Ticker
-from ulna.deploy_robot.control_loop import LoopConfig, control_episode
-from ulna.deploy_robot.inference import InlineInference
-from ulna.deploy_robot.robot import FakeRobot, check_robot
-from ulna.deploy_robot.safety import Intervention, SafetyGate, SafetyLimits
-from ulna.deploy_robot.tick_log import TickLog, count_interventions
-
-LIMITS = SafetyLimits(
-    translation_scale_m=0.01,
-    workspace_low_m=(-2.0, -2.0, -2.0),
-    workspace_high_m=(2.0, 2.0, 2.0),
-    joint_low_rad=(-2.9,),
-    joint_high_rad=(2.9,),
-)
-PERIOD_NS = 50_000_000
-
-
-class Bench:
-    """Everything `control_episode` needs, on one fake clock."""
-
-    def __init__(
-        self,
-        act: Callable[[Observation], np.ndarray] = lambda _: np.full((8, 4), 0.25, np.float32),
-        delay: int = 1,
-        mode: Literal["asynchronous", "synchronous"] = "asynchronous",
-        success_after: int | None = None,
-        oversleep_ns: tuple[int, ...] = (),
-    ) -> None:
-        self.clock = FakeClock(oversleep_ns=oversleep_ns)
-        self.robot = FakeRobot(self.clock.now_ns, success_after)
-        self.inference = InlineInference(act, 8, lambda: delay)
-        self.gate = SafetyGate(LIMITS, self.robot.embodiment)
-        self.schedule = ChunkSchedule(ScheduleConfig(mode, 4), 8, 4)
-        self.ticker = Ticker(self.clock, 20.0, 500)
-        self.log = TickLog(500, 4, 4)
-        self.robot.connect()
-
-    def run(self, max_episode_s: float = 5.0, stopping: Callable[[], bool] = lambda: False) -> str:
-        self.robot.start_episode(1, "move")
-        self.inference.begin_episode(1, "move")
-        return control_episode(
-            self.robot,
-            self.inference,
-            self.ticker,
-            self.gate,
-            self.schedule,
-            self.log,
-            LoopConfig(max_episode_s),
-            stopping,
-        )
-
-    def after(self, ticks: int, happen: Callable[[], None]) -> Callable[[], bool]:
-        """A `stopping` that never stops but lets something happen at a tick."""
-
-        def hook() -> bool:
-            if self.log.rows == ticks:
-                happen()
-            return False
-
-        return hook
+from ulna.deploy_robot.check_robot import check_robot
+from ulna.deploy_robot.clock import FakeClock
+from ulna.deploy_robot.robot import FakeRobot
+from ulna.deploy_robot.safety import Intervention
+from ulna.deploy_robot.tick_log import count_interventions
 
 
 def test_an_episode_runs_its_time_and_logs_every_tick():

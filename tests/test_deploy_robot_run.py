@@ -14,9 +14,10 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from ulna.deploy_robot.check_robot import check_robot
 from ulna.deploy_robot.inference_worker import InferenceWorker, encode_make_act
 from ulna.deploy_robot.processes import Stopped
-from ulna.deploy_robot.robot import RobotState, check_robot, fake_embodiment
+from ulna.deploy_robot.robot import RobotState, fake_embodiment
 from ulna.deploy_robot.run import run
 from ulna.deploy_robot.sim_robot import SimRobot
 
@@ -131,7 +132,7 @@ def test_a_policy_that_does_not_fit_is_refused_before_the_arm_moves(
 
 
 def test_what_cannot_be_run_is_refused_at_once(tmp_path: Path, fakes: ModuleType):
-    with pytest.raises(ValueError, match="unknown robot 'sin'.*Did you mean 'sim'.*Known: sim"):
+    with pytest.raises(ValueError, match="unknown robot 'sin'.*Did you mean 'sim'.*Known: .*ur"):
         run(fakes.make_still, robot="sin", out=tmp_path)
     with pytest.raises(ValueError, match="at least 1 episode"):
         run(fakes.make_still, episodes=0, out=tmp_path)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulna.datasets.schema import Camera, Embodiment
-from ulna.deploy_robot.safety import Intervention, SafetyGate, SafetyLimits
+from ulna.deploy_robot.interventions import CORRECTED, REFUSALS, Intervention
+from ulna.deploy_robot.limits import SafetyLimits
+from ulna.deploy_robot.limits_file import renamed, shipped_limits
+from ulna.deploy_robot.safety import SafetyGate
 
 PANDA = Embodiment(
     name="panda_osc_pose",
@@ -178,6 +182,104 @@ def test_limits_that_do_not_fit_are_refused():
         make(SafetyLimits(workspace_low_m=(0.9, 0.0, 0.0)))
     with pytest.raises(ValueError, match="greater than 0"):
         make(SafetyLimits(max_change=0.0))
+
+
+def test_an_unreachable_policy_holds_and_then_stops(gate: SafetyGate):
+    check(gate)
+    for _ in range(10):
+        command, bits = check(gate, policy_reachable=False)
+        assert bits == Intervention.POLICY_UNREACHABLE and not command[:6].any()
+    assert check(gate)[1] == 0, "it came back within the time allowed"
+    for _ in range(30):
+        check(gate, policy_reachable=False)
+    assert gate.latched == Intervention.POLICY_UNREACHABLE
+
+
+def test_a_broken_robot_stops_in_its_own_words(gate: SafetyGate):
+    check(gate)
+    gate.fail("the wrist camera is dead")
+    command, bits = check(gate)
+    assert bits == Intervention.ROBOT_FAULT and not command[:6].any()
+    assert gate.refusal == "robot_fault: the wrist camera is dead"
+    gate.begin()
+    assert check(gate)[1] == Intervention.LATCHED, "a new episode releases nothing"
+    gate.reset()
+    assert check(gate)[1] == 0
+
+
+def test_a_dry_run_sends_no_displacement():
+    gate = SafetyGate(LIMITS, PANDA, dry_run=True)
+    for _ in range(3):
+        command, bits = check(gate, np.array([5, 0, 0, 0, 0, 0, 1], np.float32))
+        assert bits == Intervention.DRY_RUN | Intervention.RANGE
+        assert not command.any()
+    assert gate.describe()["unlimited"] == ["joint velocity", "collision"]
+
+
+def test_at_a_servo_rate_the_same_change_takes_as_long():
+    gate = SafetyGate(LIMITS, PANDA, servo_hz=200.0)
+    forward = np.array([1, 0, 0, 0, 0, 0, 0], np.float32)
+    for _ in range(20):
+        check(gate, forward)
+    before = 1.0
+    for _ in range(5):
+        command, bits = check(gate, -forward)
+        assert bits & Intervention.CHANGE
+        assert before - command[0] == pytest.approx(LIMITS.max_change / 10)
+        before = command[0]
+
+
+def test_outside_the_walls_the_tool_does_not_turn(gate: SafetyGate):
+    outside = np.array([0.9, 0.0, 0.1, 0.04], dtype=np.float32)
+    command, bits = check(gate, np.array([-0.5, 0, 0, 0.4, 0, 0, 0], np.float32), outside)
+    assert bits == Intervention.WORKSPACE and command[0] == -0.5 and not command[3:6].any()
+
+
+WITH_ARM = SafetyLimits(
+    arm=replace(renamed(shipped_limits("panda"), PANDA.joint_names), table_height_m=-0.11)
+)
+
+
+def with_arm() -> SafetyGate:
+    return SafetyGate(WITH_ARM, PANDA)
+
+
+def test_near_a_joint_limit_the_way_back_is_open():
+    gate = with_arm()
+    joints = np.array(shipped_limits("panda").rest_rad)
+    joints[0] = LIMITS.joint_high_rad[0] - 0.02  # the base, within its margin
+    back_and_forth = []
+    for y in (0.4, -0.4):
+        gate.reset()
+        action = np.array([0, y, 0, 0, 0, 0, 0], np.float32)
+        command, bits = check(gate, action, STATE, joints)
+        back_and_forth.append((bool(command[:6].any()), bits & Intervention.JOINT_LIMIT))
+    assert (True, 0) in back_and_forth, "one way leads out of the margin"
+    assert (False, Intervention.JOINT_LIMIT) in back_and_forth, "the other further in"
+    assert check(SafetyGate(LIMITS, PANDA), ACTION, STATE, joints)[1] & Intervention.JOINT_LIMIT
+
+
+def test_a_displacement_that_turns_a_joint_too_fast_is_shortened():
+    gate = with_arm()
+    joints = np.array(shipped_limits("panda").rest_rad)
+    action = np.array([0, 0, 0, 1.0, 1.0, 1.0, 0], np.float32)
+    command, bits = check(gate, action, STATE, joints)
+    assert bits & Intervention.VELOCITY
+    share = command[3:6] / action[3:6]
+    assert 0 < share[0] < 1 and share == pytest.approx(share[0]), "shorter, the same way"
+
+
+def test_a_displacement_into_the_table_is_not_made():
+    gate = with_arm()
+    joints = np.array(shipped_limits("panda").rest_rad) + [0, 1.75, 0, 0, 0, 0, 0]
+    state = np.array([0.5, 0.0, 0.2, 0.04], np.float32)  # the tool's own walls see nothing
+    command, bits = check(gate, np.array([0, 0, -1.0, 0, 0, 0, 0], np.float32), state, joints)
+    assert bits & Intervention.COLLISION and not command[:6].any()
+
+
+def test_bits_that_correct_are_none_that_refuse():
+    assert not CORRECTED & REFUSALS
+    assert CORRECTED & Intervention.JERK and not CORRECTED & Intervention.COLLISION
 
 
 def test_every_intervention_has_its_own_bit():

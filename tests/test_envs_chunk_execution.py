@@ -12,12 +12,11 @@ from ulna.envs.chunk_execution import (
     ChunkExecution,
     ExecutionConfig,
     Mode,
-    hold_action,
-    jerk,
     mode_named,
-    seam_jump,
 )
+from ulna.envs.holding import hold_action
 from ulna.envs.rollout import PolicyFault, rollout
+from ulna.envs.smoothness import jerk, seam_jump
 from ulna.envs.virtual_clock import NO_DELAY, DelayModel
 
 HORIZON = 8
@@ -40,7 +39,7 @@ def play(mode: Mode, delay: int, ticks: int, horizon: int = HORIZON, every: int 
                 plan.arrived(tick, tick, _chunk(requests - 1, horizon))
                 asked = None
         action = plan.due(tick)
-        plan.sent(action is not None)
+        plan.sent(tick, action is not None)
         words.append("-" if action is None else f"{chr(97 + int(action[0]))}{int(action[1])}")
     return " ".join(words)
 
@@ -80,13 +79,13 @@ def test_an_ensemble_averages_what_the_chunks_say_of_one_tick() -> None:
         plan.requested(tick)
         plan.arrived(tick, tick, _chunk(10 * tick, HORIZON))
         action = plan.due(tick)
-        plan.sent(True)
+        plan.sent(tick, True)
     weights = np.exp([0.0, -0.5, -1.0])  # the oldest first, as in ACT
     assert action is not None
     assert action[0] == pytest.approx((weights * [0, 10, 20]).sum() / weights.sum(), abs=1e-5)
     # Chunks that are past are forgotten.
     for tick in range(3, 2 + HORIZON):
-        plan.sent(plan.due(tick) is not None)
+        plan.sent(tick, plan.due(tick) is not None)
     assert plan.due(20) is None and plan.starved == 1
 
 
@@ -98,11 +97,11 @@ def test_lost_and_expired_answers() -> None:
     plan.requested(5)
     plan.arrived(6, 5, _chunk(0, 3))
     for tick in (6, 7):
-        plan.sent(plan.due(tick) is not None)
+        plan.sent(tick, plan.due(tick) is not None)
     planned = plan.planned()
     assert planned is not None and planned.tolist() == [[0, 2]] and plan.expected_delay == 1
     plan.requested(8)
-    plan.sent(plan.due(8) is not None)
+    plan.sent(8, plan.due(8) is not None)
     plan.arrived(9, 8, _chunk(1, 1))  # its only action was due at tick 8
     assert plan.expired == 1 and plan.due(9) is None and plan.delays == [1, 1]
     with pytest.raises(ValueError, match="one asked for is None"):
