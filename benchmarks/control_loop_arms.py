@@ -214,7 +214,13 @@ class LeRobot:
             def action_features(self) -> dict[str, Any]:
                 return dict.fromkeys(joints, float)
 
-            is_connected = is_calibrated = True
+            @property
+            def is_connected(self) -> bool:
+                return True
+
+            @property
+            def is_calibrated(self) -> bool:
+                return True
 
             def connect(self, calibrate: bool = True) -> None: ...
 
@@ -280,14 +286,15 @@ class LeRobot:
         actions = same(
             to_transition=policy_action_to_transition, to_output=transition_to_policy_action
         )
+        policy: Any = self.policy  # it has what they ask of one, and is no torch module
         if self.engine == "sync":
             engine: Any = SyncInferenceEngine(
-                self.policy, same(), actions, features,
+                policy, same(), actions, features,
                 self.joints, "move", "cpu", "dummy",
             )  # fmt: skip
         else:
             engine = RTCInferenceEngine(
-                self.policy, same(), actions, wrapper,
+                policy, same(), actions, wrapper,
                 RTCConfig(), self.observation, "move", hz, "cpu", shutdown_event=shutdown,
             )  # fmt: skip
         teleop, to_robot, from_robot = make_default_processors()

@@ -220,6 +220,7 @@ def collect(
             present = {}
     else:
         Store.create(store_path, shown.embodiment(profile))
+    assert shown.expert is not None
     make_worker = partial(
         _CollectWorker,
         shown,

@@ -222,6 +222,7 @@ def test_a_starved_arm_brakes_within_its_limits_and_goes_on():
 def test_a_stop_is_a_brake_and_the_log_has_its_reason(servo_tick: int):
     bench = Bench()
     ended = bench.run(stopping=lambda: bench.ticker.tick >= servo_tick)
+    assert isinstance(bench.gate, SafetyGate)
     assert ended == "stopped" and bench.gate.refusal == "manual_stop"
     assert bench.robot.held_after == [len(bench.robot.sent)], "let go of once, at rest"
     assert 3 < len(bench.robot.sent) - servo_tick < 60

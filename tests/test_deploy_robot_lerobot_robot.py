@@ -124,6 +124,7 @@ def test_a_frame_that_changed_while_it_was_read_gets_the_older_time(arms: Module
     times = StampedCameras({"front": camera}, ["front"])
     before = times.before()
     camera.latest_timestamp, camera.latest_frame = 1.04, new
+    assert before["front"] is not None
     assert times.capture_ns("front", new, before, 0) == before["front"] + 40_000_000
     assert times.capture_ns("front", old.copy(), before, 0) == before["front"]
 

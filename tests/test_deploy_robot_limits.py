@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from ulna.deploy_robot.limits_file import SHIPPED, read_limits, shipped_limits, 
 from ulna.deploy_robot.limits_import import limits_from_model, read_joints
 
 PANDA = shipped_limits("panda")
-MINIMAL = dict(
+MINIMAL: dict[str, Any] = dict(
     name="slide",
     joint_names=("slide",),
     position_low_rad=(-1.0,),

@@ -112,10 +112,13 @@ def test_a_view_nobody_can_place_is_refused() -> None:
         LiveViewConfig("web", Path("a.rrd"))
 
 
-def test_rows_are_left_out_before_anything_waits(tmp_path: Path) -> None:
+def test_rows_are_left_out_before_anything_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     live = LiveView(LiveViewConfig("file", tmp_path / "a.rrd"), embodiment())
     stuck = threading.Event()
-    live._send = lambda items: stuck.wait() and None  # a viewer that takes nothing
+    # a viewer that takes nothing
+    monkeypatch.setattr(live, "_send", lambda items: stuck.wait() and None)
     row = numbers(0)
     for _ in range(6_000):
         live.tick(row, {})

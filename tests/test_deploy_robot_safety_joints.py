@@ -2,6 +2,7 @@
 
 import functools
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -203,7 +204,9 @@ def test_an_arm_that_touches_may_only_move_away():
     np.testing.assert_allclose(arm.position_rad, REST, atol=1e-4)
 
 
-QUIET = dict(observation_age_s=0.01, action_age_s=0.1, policy_silence_s=0.0, policy_dead=False)
+QUIET: dict[str, Any] = dict(
+    observation_age_s=0.01, action_age_s=0.1, policy_silence_s=0.0, policy_dead=False
+)
 
 
 def test_through_the_gate_entries_and_gripper_find_their_places():

@@ -13,6 +13,7 @@ import pytest
 from ulna.envs.parallel import EpisodeJob
 from ulna.envs.rollout import EpisodeResult
 from ulna.envs.sequential_test import PairedSequentialTest
+from ulna.envs.tasks import find_task
 from ulna.train import duel as module
 from ulna.train.duel import duel, duel_sentence
 from ulna.train.judging import Judge
@@ -37,7 +38,7 @@ class TalliedJudge(Judge):
 
     def __init__(self, run: Path, tasks: Sequence[str], *_: Any, **__: Any) -> None:
         self.name = run.name
-        self.tasks = dict.fromkeys(tasks)
+        self.tasks = {name: find_task(name) for name in tasks}
         self.asked[self.name] = 0
 
     def __enter__(self) -> "TalliedJudge":
