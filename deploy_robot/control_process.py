@@ -301,11 +301,21 @@ def limits_for(
     limits: SafetyLimits | ArmLimits | None, embodiment: Embodiment
 ) -> SafetyLimits | ArmLimits:
     """The limits asked for; without any, those of the simulated table for an arm of tool
-    displacements. Raises ValueError for an arm of joint positions without limits."""
+    displacements. Limits of an arm that is told displacements are about the joints behind them.
+    Raises ValueError for an arm of joint positions without limits."""
+    if joint_places(embodiment) is None:
+        if isinstance(limits, ArmLimits):
+            from .limits_file import renamed
+
+            return SafetyLimits(
+                arm=renamed(limits, embodiment.joint_names),
+                joint_low_rad=limits.position_low_rad,
+                joint_high_rad=limits.position_high_rad,
+                joint_margin_rad=limits.position_margin_rad,
+            )
+        return limits or SafetyLimits()
     if limits is not None:
         return limits
-    if joint_places(embodiment) is None:
-        return SafetyLimits()
     raise ValueError(
         f"{embodiment.name} is told joint positions and has no limits; give --limits panda, ur5e, "
         "so101 or a file (`deploy_robot/limits_file.py` reads and writes them)"

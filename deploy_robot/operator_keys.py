@@ -14,6 +14,7 @@ Next: `operator_board.py`.
 
 import _thread
 import codecs
+import io
 import os
 import re
 import select
@@ -55,7 +56,7 @@ class Keyboard:
         (None: on the terminal). `on_quit`: for `q`; by default as if Ctrl-C were pressed.
         `teleoperator`: whether there is someone who could take over."""
         self.board = board
-        self._terminal = sys.stdin.fileno() if terminal is None else terminal
+        self._terminal = _standard_input() if terminal is None else terminal
         if not os.isatty(self._terminal):
             raise ValueError(
                 "keys were asked for, but the input is not a terminal; run it in one, or leave "
@@ -233,6 +234,14 @@ class Keyboard:
             os.write(self._terminal, text.encode())
         except OSError:
             pass  # the terminal is gone, which `_listen` notices
+
+
+def _standard_input() -> int:
+    """Its file descriptor; -1 where it is none, as in notebooks and tests."""
+    try:
+        return sys.stdin.fileno()
+    except (AttributeError, io.UnsupportedOperation):
+        return -1
 
 
 def _leave(number: int, frame: FrameType | None) -> None:

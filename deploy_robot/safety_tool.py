@@ -79,6 +79,7 @@ class ToolDisplacements:
             from .collision import model_of  # MuJoCo, only where limits ask for it
 
             self._model = model_of(limits.arm)
+            self._checks_collision = "collision" not in limits.arm.unlimited
             self._joint_speed = np.array(limits.arm.velocity_rad_s) * limits.arm.fraction
             self._rotation = places("action", limits.rotation_names, actions)
             self._turns = np.concatenate([self._translation, self._rotation])
@@ -172,7 +173,7 @@ class ToolDisplacements:
         if room < share:
             # Part of the way is left: shortened. None: held.
             share, reason = room, _VELOCITY if room > 0.0 else _JOINT_LIMIT
-        if share > 0.0:
+        if share > 0.0 and self._checks_collision:
             clearance_m = model.look(joint_rad + share * turn)[1]
             if clearance_m < model.margin_m and clearance_m <= model.look(joint_rad)[1]:
                 return 0.0, _COLLISION

@@ -285,3 +285,16 @@ def test_bits_that_correct_are_none_that_refuse():
 def test_every_intervention_has_its_own_bit():
     values = [bit.value for bit in Intervention]
     assert len(set(values)) == len(values) and all(v & (v - 1) == 0 for v in values)
+
+
+def test_what_is_named_as_unlimited_is_not_checked():
+    """A collision with a table that is not there, at the height of the base."""
+    names = PANDA.joint_names
+    arm = renamed(shipped_limits("panda"), names)
+    low = np.array([0.0, 0.6, 0.0, -2.2, 0.0, 2.8, 0.8])  # the hand at the base's height
+    down = np.array([0, 0, -0.2, 0, 0, 0, 0], np.float32)
+    held = SafetyGate(replace(LIMITS, arm=arm), PANDA)
+    free = SafetyGate(replace(LIMITS, arm=replace(arm, unlimited=("collision",))), PANDA)
+    assert check(held, down, joints=low)[1] & Intervention.COLLISION
+    assert not check(free, down, joints=low)[1] & Intervention.COLLISION
+    assert "collision" in free.describe()["unlimited"]
