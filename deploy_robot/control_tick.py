@@ -27,6 +27,7 @@ from .robot import Robot, RobotState, SaysFaults
 from .tick_log import TickLog
 
 _CORRECTED, _DRY_RUN = int(CORRECTED), Intervention.DRY_RUN.value
+_UNSEEN = Intervention.OBSERVATION_INVALID.value
 
 
 @runtime_checkable
@@ -161,7 +162,10 @@ class ControlTick:
             policy_reachable=not by_policy or self.inference.reachable(),
             dt_s=self.dt_s,
         )
-        if not bits & _DRY_RUN:
+        if bits & _UNSEEN and not np.isfinite(command).all():
+            # The arm was never seen yet: where it stands, and so how it holds, is not known here.
+            self.robot.hold()
+        elif not bits & _DRY_RUN:
             self.robot.send(command)
         self.sent_ns = self.ticker.clock.now_ns()
         self.bits = bits

@@ -285,3 +285,19 @@ def test_without_a_servo_rate_the_gate_alone_keeps_the_limits():
     )  # fmt: skip
     assert ended == "stopped" and len(bench.robot.sent) > 31
     assert bench.gate.at_rest and np.abs(np.diff(bench.path, axis=0)[-1]).max() < 1e-3
+
+
+def test_an_arm_that_was_never_seen_is_told_to_hold_not_to_go_to_nowhere():
+    bench = Bench()
+    position = bench.robot._position
+    seen = position.copy()
+
+    def blind() -> bool:
+        position[:] = np.nan if bench.ticker.tick < 30 else seen
+        return False
+
+    position[:] = np.nan
+    bench.run(1.0, stopping=blind)
+    assert np.isfinite(np.array(bench.robot.sent)).all()
+    assert len(bench.robot.held_after) > 20 and len(bench.robot.sent) > 10
+    assert (bench.log["gate"][:5] & Intervention.OBSERVATION_INVALID.value).all()
