@@ -38,7 +38,7 @@ from .operator_sources import TeleoperationOperator
 from .orders import NO_WATCHER, NOBODY, Operator, Orders
 from .processes import Stopped, report_crash
 from .realtime import prepare_realtime, quiet_collector, wake_collector
-from .robot import UNJUDGED, Robot, RobotState
+from .robot import UNJUDGED, EpisodeEnd, Robot, RobotState
 from .safety import SafetyGate
 from .tick_log import TickLog
 
@@ -118,7 +118,8 @@ class EpisodeReport:
     video: Path | None
     stop_reason: str
     last_words: str
-    """Traceback of the inference process if it died."""
+    """Of what ended the episode: the inference process's traceback, or why the robot's own record
+    is missing."""
 
 
 class _Stop:
@@ -254,7 +255,7 @@ def _fly(
             wake_collector()
         folder = None if ended == "stopped" else plan.video_folder
         video = folder and folder / f"robot_{number}_seed{seed}.mp4"
-        end = robot.finish_episode(video)
+        end, unheard = _finish(robot, video, ended)
         # Lasting success, as the loop judged it (one at the very last moment is none), unless
         # a person said so.
         success = ended == "success" and (end.success or heard.verdict == "success")
@@ -285,7 +286,7 @@ def _fly(
                     streams=end.streams,
                     video=video if end.video else None,
                     stop_reason=gate.refusal,
-                    last_words=inference.last_words() if policy_gone else "",
+                    last_words=inference.last_words() if policy_gone else unheard,
                 ),
             )
         )
@@ -295,6 +296,17 @@ def _fly(
         robot.disconnect()  # the arm is let go before the disk is waited for
         flights: list[Flight] = recorder.close(RECORDER_GRACE_S)
         connection.send(("flights", flights))
+
+
+def _finish(robot: Robot, video: Path | None, ended: str) -> tuple[EpisodeEnd, str]:
+    """The robot's record of the episode; of a stopped arm that cannot give it any more an empty
+    one, and why: what the loop itself has logged must not be lost with the robot."""
+    try:
+        return robot.finish_episode(video), ""
+    except (RuntimeError, TimeoutError) as error:
+        if ended != "stopped":
+            raise
+        return EpisodeEnd(False, UNJUDGED, {}, {}, video=False), str(error)
 
 
 def limits_for(

@@ -79,7 +79,6 @@ class ControlTick:
         self.interpolator = interpolator
         self.steps = 1 if interpolator is None else interpolator.steps
         self.period_ns = ticker.period_ns * self.steps
-        self.dt_s = ticker.period_ns * 1e-9
         self.latency_ns = round(robot.action_latency_s * 1e9)
         body = robot.embodiment
         self.says_faults = robot if isinstance(robot, SaysFaults) else None
@@ -94,7 +93,7 @@ class ControlTick:
         self.source = SOURCE_HOLD
         self.taken_over = False  # the plan is not the policy's to continue
         self.bits = self.bits_before = self.instruction = 0
-        self.tick = -1
+        self.tick = self.servo_tick = -1
         self.brake_end_ns = 0
         self.fresh = False  # the interpolator does not know `action` yet
 
@@ -160,13 +159,14 @@ class ControlTick:
             policy_silence_s=self.inference.silence_s(now_ns) if by_policy else 0.0,
             policy_dead=by_policy and self.inference.dead(),
             policy_reachable=not by_policy or self.inference.reachable(),
-            dt_s=self.dt_s,
+            dt_s=self.ticker.period_ns * 1e-9 * max(1, self.ticker.tick - self.servo_tick),
         )
         if bits & _UNSEEN and not np.isfinite(command).all():
             # The arm was never seen yet: where it stands, and so how it holds, is not known here.
             self.robot.hold()
         elif not bits & _DRY_RUN:
             self.robot.send(command)
+        self.servo_tick = self.ticker.tick
         self.sent_ns = self.ticker.clock.now_ns()
         self.bits = bits
         self.bits_before |= bits

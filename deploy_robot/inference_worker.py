@@ -71,8 +71,8 @@ class InferenceWorker:
         self._line = SharedRecord.receive(self._connection)
         self._line_state = self._line.empty()
         self._answer = self._chunks.empty()
-        self._seen = self._beats = 0
-        self._heard_ns = time.monotonic_ns()
+        self._seen = 0
+        self._begun_ns = time.monotonic_ns()
         self._episode = 0
         self.seconds = []
         return seconds
@@ -85,7 +85,7 @@ class InferenceWorker:
     def begin_episode(self, seed: int, instruction: str) -> None:
         self._episode += 1
         self.seconds = []
-        self._heard_ns = time.monotonic_ns()
+        self._begun_ns = time.monotonic_ns()
         self._tell(encode(("episode", (self._episode, seed, instruction))))
 
     def set_instruction(self, instruction: str) -> None:
@@ -141,10 +141,8 @@ class InferenceWorker:
         return self._line_state
 
     def silence_s(self, now_ns: int) -> float:
-        beats = self._chunks.beats
-        if beats != self._beats:
-            self._beats, self._heard_ns = beats, now_ns
-        return max(0.0, (now_ns - self._heard_ns) * 1e-9)
+        # Its own time, not when the loop looked: else a tick or two would be forgiven.
+        return max(0.0, (now_ns - max(self._chunks.beat_ns, self._begun_ns)) * 1e-9)
 
     def last_words(self) -> str:
         """After `dead()`: the traceback of the process, or how it ended without one."""

@@ -24,7 +24,13 @@ from .joint_robot_driver import ArmDriver
 from .joint_robot_process import FAULT_BYTES, device_process
 from .processes import await_message, encode, end_process, start_process, tell
 from .robot import EpisodeEnd, RobotState
-from .robot_health import MAX_FRAME_AGE_S, MAX_STATE_AGE_S, overdue, require_finite
+from .robot_health import (
+    LOST_TIMEOUT_S,
+    MAX_FRAME_AGE_S,
+    MAX_STATE_AGE_S,
+    overdue,
+    require_finite,
+)
 from .shared_record import SharedRecord
 
 CONNECT_TIMEOUT_S = 120.0
@@ -233,7 +239,8 @@ class JointArm:
         if self._process is None:
             raise RuntimeError(f"{self.config.name} is not connected; call connect() first")
         tell(self._connection, encode(("finish", None)))
-        return await_message(self._process, self._connection, "finished", START_TIMEOUT_S)
+        timeout_s = LOST_TIMEOUT_S if self.fault() else START_TIMEOUT_S
+        return await_message(self._process, self._connection, "finished", timeout_s)
 
     def disconnect(self) -> None:
         # The driver holds the arm before it lets go; a dead one has left that to the controller.

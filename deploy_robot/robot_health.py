@@ -19,6 +19,9 @@ MAX_STATE_AGE_S = 1.0
 MAX_FRAME_AGE_S = 0.5
 """A camera that gives nothing for this long is dead: 15 frames at 30 Hz."""
 
+LOST_TIMEOUT_S = 5.0
+"""A faulty robot is not waited for longer when it is asked for its record of the episode."""
+
 
 def overdue(
     state: RobotState,

@@ -152,8 +152,9 @@ class SafetyGate:
     ) -> tuple[Float[np.ndarray, " action_dim"], int]:
         """The command to send now, and the bits of `Intervention` that say what was done to it.
 
-        `action` None: nothing is due. `dt_s`: since the last call; None, or more than a period:
-        one period, because an arm that was not spoken to has stood still meanwhile. The command
+        `action` None: nothing is due. `dt_s`: since the last call; None: one period. The motion
+        takes up one period of it at most, because an arm that was not spoken to has stood still
+        meanwhile; an unreachable policy is waited for in all of it. The command
         is a view that the next `check` overwrites. It is NaN for an arm told joint positions
         whose joints have never been measured: there is nothing safe to say to it.
         """
@@ -176,7 +177,7 @@ class SafetyGate:
             self._unreachable_s = 0.0
         else:
             bits |= _POLICY_UNREACHABLE
-            self._unreachable_s += dt
+            self._unreachable_s += self._elapsed_s(dt_s)
             if self._unreachable_s > limits.max_policy_silence_s:
                 return self._hold(dt, self._latch(_POLICY_UNREACHABLE))
         if not observation_age_s <= limits.max_observation_age_s:
@@ -202,6 +203,13 @@ class SafetyGate:
             return self._refused(dt, bits, held=True)
         self._refused_ticks = 0.0
         return self._answer(bits)
+
+    def _elapsed_s(self, dt_s: float | None) -> float:
+        """Real time since the last call. Of a long gap (a suspended machine) half the wait at most:
+        one look at a policy that is not there is never the stop."""
+        if dt_s is None or not dt_s > 0:
+            return self._period_s
+        return min(dt_s, max(self._period_s, self.limits.max_policy_silence_s / 2))
 
     def _refused(self, dt: float, bits: int, held: bool = False) -> tuple[np.ndarray, int]:
         self._refused_ticks += dt / self._control_s

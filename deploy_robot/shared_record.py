@@ -17,6 +17,7 @@ import mmap
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -101,7 +102,7 @@ class SharedRecord:
 
     def beat(self) -> None:
         """Show that the writer lives, also when it has nothing to publish."""
-        self._header[_HEARTBEAT] += 1
+        self._header[_HEARTBEAT] = time.monotonic_ns()
 
     # Reading.
 
@@ -111,7 +112,8 @@ class SharedRecord:
         return int(self._header[_VERSION])
 
     @property
-    def beats(self) -> int:
+    def beat_ns(self) -> int:
+        """Monotonic clock at the writer's last beat; 0 before the first."""
         return int(self._header[_HEARTBEAT])
 
     def empty(self) -> dict[str, np.ndarray]:

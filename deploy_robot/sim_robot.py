@@ -27,13 +27,14 @@ from .processes import (
     tell,
 )
 from .robot import EpisodeEnd, RobotState
-from .robot_health import overdue, require_finite
+from .robot_health import LOST_TIMEOUT_S, overdue, require_finite
 from .shared_record import SharedRecord
 from .sim_faults import SimFaults
 from .sim_process import simulate
 
 START_TIMEOUT_S = 120.0
 FINISH_TIMEOUT_S = 300.0
+"""Films are drawn meanwhile."""
 
 
 class SimRobot:
@@ -135,7 +136,8 @@ class SimRobot:
         self._commands.commit()
 
     def finish_episode(self, video: Path | None) -> EpisodeEnd:
-        return self._ask(("finish", video), "finished", FINISH_TIMEOUT_S)
+        timeout_s = LOST_TIMEOUT_S if self.fault() else FINISH_TIMEOUT_S
+        return self._ask(("finish", video), "finished", timeout_s)
 
     def disconnect(self) -> None:
         # A dead or never started process holds by itself: nobody steps the physics.

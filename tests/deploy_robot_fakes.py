@@ -5,6 +5,7 @@ its folder stands in `sys.path`, which a spawned child inherits.
 """
 
 import functools
+import os
 import signal
 import sys
 import time
@@ -105,6 +106,18 @@ def make_marking_env(path: str) -> GantryEnv:
                 Path(path).touch()
 
     return Marking()
+
+
+def make_dying_env() -> GantryEnv:
+    """Its process is killed in the middle of an episode, as nothing else can tell."""
+
+    class Dying(GantryEnv):
+        def step(self, action: np.ndarray) -> None:
+            super().step(action)
+            if self._steps == 10:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return Dying()
 
 
 def make_slow_env() -> GantryEnv:

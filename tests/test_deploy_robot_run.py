@@ -1,5 +1,6 @@
 """Real processes around a small simulated arm: crashes, hangs, Ctrl-C, and the results."""
 
+import functools
 import importlib
 import json
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from ulna.deploy_robot.check_robot import check_robot
+from ulna.deploy_robot.flight_lanes import FlightConfig
 from ulna.deploy_robot.inference_worker import InferenceWorker, encode_make_act
 from ulna.deploy_robot.processes import Stopped
 from ulna.deploy_robot.robot import RobotState, fake_embodiment
@@ -85,6 +87,24 @@ def test_a_policy_that_fails_on_the_way_stops_the_arm(
     assert results["episodes"][-1]["ended"] == "stopped" and results["gate"][reason] == 1
     sent = np.load(tmp_path / "ticks.npz")["action_sent"]
     assert sent[5, 0] > 0 and not sent[-1, :3].any()
+
+
+def test_a_lost_robot_does_not_take_the_log_with_it(fakes: ModuleType, tmp_path: Path):
+    with pytest.raises(RuntimeError, match=r"robot_fault: the process of.*is gone.*exit code -9"):
+        run(
+            fakes.make_forward,
+            functools.partial(SimRobot, "gantry", fakes.make_dying_env),
+            out=tmp_path,
+            execution_horizon=4,
+            limits=fakes.LIMITS,
+            video=False,
+            record=FlightConfig(tmp_path / "flights.zarr"),
+        )
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["episodes"][-1]["ended"] == "stopped" and results["gate"]["robot_fault"] == 1
+    ticks = np.load(tmp_path / "ticks.npz")["tick"]
+    (flight,) = results["flights"]
+    assert flight["steps"] == len(ticks) >= 8 and not flight["interrupted"]
 
 
 def test_a_killed_inference_process_is_noticed_at_once(fakes: ModuleType):

@@ -195,6 +195,18 @@ def test_an_unreachable_policy_holds_and_then_stops(gate: SafetyGate):
     assert gate.latched == Intervention.POLICY_UNREACHABLE
 
 
+@pytest.mark.parametrize(("dt_s", "calls"), [(0.05, 21), (0.1, 11), (60.0, 3)])
+def test_an_unreachable_policy_is_waited_for_in_real_time(
+    gate: SafetyGate, dt_s: float, calls: int
+):
+    """A loop slower than the arm's rate stops as soon, and one long gap is no stop by itself."""
+    made = 0
+    while not gate.latched:
+        check(gate, policy_reachable=False, dt_s=dt_s)
+        made += 1
+    assert made == pytest.approx(calls, abs=0 if dt_s > 1 else 1)
+
+
 def test_a_broken_robot_stops_in_its_own_words(gate: SafetyGate):
     check(gate)
     gate.fail("the wrist camera is dead")
