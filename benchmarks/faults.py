@@ -37,7 +37,7 @@ Outcomes = dict[str, list[tuple[Flight, Verdict]]]
 def main(
     times: int = 200,
     seed: int | None = None,
-    only: str = "",
+    only: tuple[str, ...] = (),
     folder: Path | None = None,
     quick: bool = False,
 ) -> None:
@@ -46,15 +46,16 @@ def main(
     Args:
         times: How often in all; the faults take turns.
         seed: Of all random moments; drawn if not given, and printed.
-        only: One fault, by name; writes no result.
+        only: These faults, by name; writes no result.
         folder: Where flights are kept; by default where temporary files go, and removed.
         quick: Every fault once; writes no result.
     """
     seed = random.SystemRandom().getrandbits(31) if seed is None else seed
     print(f"seed {seed}", flush=True)
-    if only and only not in FAULTS:
-        raise ValueError(f"fault {only!r} is not known; there are {', '.join(FAULTS)}")
-    names = [only] if only else list(FAULTS)
+    for name in only:
+        if name not in FAULTS:
+            raise ValueError(f"fault {name!r} is not known; there are {', '.join(FAULTS)}")
+    names = list(only or FAULTS)
     times = len(names) if quick else times
     benchmark = Benchmark("faults", quick or bool(only))
     with ExitStack() as closing:

@@ -22,14 +22,18 @@ def judge(monkeypatch):
             del sys.modules[name]
 
 
+@pytest.mark.timeout(300)
 def test_in_miniature(tmp_path: Path):
+    """Three of the thirteen: each costs half a dozen processes."""
+    names = ["policy killed", "link lost", "supervisor killed"]
     command = [sys.executable, BENCHMARKS / "faults.py", "--quick", "--folder", tmp_path]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*command, "--only", *names], capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:] + done.stdout[-4000:]
     result = json.loads(done.stdout.splitlines()[-1])
     assert result["ratios"] == {"held_within_a_tick": 1.0, "as_it_must_be": 1.0}
     figures = result["figures"]
     assert figures["verify_errors"] == 0 and figures["wrongs"] == []
+    assert set(figures["faults"]) == set(names)
     assert all(fault["times"] == 1 for fault in figures["faults"].values())
 
 
