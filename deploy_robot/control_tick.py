@@ -125,7 +125,9 @@ class ControlTick:
         orders, tick = self.orders, self.tick
         # The tick whose command begins to act at the moment this was captured.
         captured_ns = state.observation_time_ns - self.latency_ns - self.start_ns
-        self.observation_tick = round(captured_ns / self.period_ns)
+        # A tick that woke more than half a period late sees what came after its own deadline; its
+        # command is still the next one to act.
+        self.observation_tick = min(tick, round(captured_ns / self.period_ns))
         self.action, self.source, self.fresh = None, SOURCE_HOLD, True
         if orders.paused or orders.action is not None or ended:
             self.taken_over = True

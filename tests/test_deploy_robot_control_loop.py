@@ -117,3 +117,12 @@ def test_the_fake_robot_keeps_the_contract():
     robot.inject("frozen")
     with pytest.raises(AssertionError, match="no newer measurement"):
         check_robot(robot, lambda: clock.advance(2 * PERIOD_NS))
+
+
+def test_a_tick_that_wakes_late_sees_nothing_of_the_future():
+    late = (0,) * 7 + (36_000_000,) + (0,) * 5 + (49_000_000,)  # of 50 ms
+    bench = Bench(oversleep_ns=late)
+    assert bench.run(2.0) == "time"
+    assert (bench.log["observation_tick"] <= bench.log["tick"]).all()
+    assert bench.log["lateness_ns"].max() == 49_000_000
+    assert bench.log["chunk"][-1] > 5, "the policy went on being asked"
