@@ -32,6 +32,7 @@ ulna: from demonstrations to a moving arm
   ulna duel A B --task NAME --out DIR         run two policies until it is decided which is better
   ulna run RUN --robot sim                    the real-time control loop
   ulna serve RUN                              a policy for control loops elsewhere
+  ulna serve-vla-eval RUN                     a policy for the benchmarks of the vla-eval harness
   ulna doctor                                 what this machine can and cannot do
 
 Every command explains itself with --help. Set ULNA_TRACEBACK=1 to see where an error came from.
@@ -153,6 +154,56 @@ def train(words: Sequence[str]) -> None:
     )
 
 
+def serve_vla_eval(
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")],
+    *,
+    cameras: tuple[Annotated[str, tyro.conf.arg(metavar="OURS=THEIRS")], ...] = (
+        "front=agentview",
+        "wrist=wrist",
+    ),
+    state_key: str = "states",
+    execution_horizon: int | None = None,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    token_file: Path | None = None,
+    device: str = "cpu",
+) -> None:
+    """Let the vla-eval harness judge a policy on its benchmarks: serves RUN as its model server.
+
+    Args:
+        run: Training run or policy folder.
+        cameras: The policy's cameras by the benchmark's names; the default is its LIBERO's.
+        state_key: What the benchmark calls the state.
+        execution_horizon: Actions executed per chunk; by default the policy's own.
+        host: Address to listen at; any other than this machine's own needs a token.
+        port: Port to listen at; 0 takes a free one.
+        token_file: Holds the token, by default the environment's ULNA_TOKEN; the harness then
+            connects to ws://HOST:PORT/TOKEN.
+        device: Where the policy computes.
+    """
+    from .deploy_robot.remote_access import read_token
+    from .deploy_robot.run_cli import pairs
+    from .envs.vla_eval_server import VlaEvalConfig, VlaEvalServer
+    from .policies.checkpoint import load_policy
+
+    policy = load_policy(run, device)
+    server = VlaEvalServer(
+        policy.act,
+        policy.embodiment,
+        VlaEvalConfig(
+            cameras=pairs(cameras),
+            state_key=state_key,
+            execution_horizon=execution_horizon or policy.config.execution_horizon,
+            history=policy.config.history,
+            host=host,
+            port=port,
+            token=read_token(token_file),
+        ),
+    )
+    print(f"serving vla-eval at {server.url}", flush=True)
+    server.serve_forever()
+
+
 def doctor() -> None:
     """Check this machine: Python, torch, MuJoCo and its renderers, real-time rights."""
     from .deploy_robot.doctor import print_check_up
@@ -188,6 +239,7 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "envs": envs,
     "run": run,
     "serve": serve,
+    "serve-vla-eval": serve_vla_eval,
     "doctor": doctor,
 }
 

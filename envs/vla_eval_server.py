@@ -16,7 +16,6 @@ import ipaddress
 import threading
 import zlib
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -91,6 +90,7 @@ class VlaEvalServer:
             )
         self._act, self._embodiment, self._config = act, embodiment, config
         self._one_at_a_time = threading.Lock()
+        self._lines: set[Any] = set()
         self._server = serve(
             self._serve_client,
             config.host,
@@ -104,7 +104,16 @@ class VlaEvalServer:
         self.url = f"ws://{config.host}:{port}/{config.token}"
 
     def serve_forever(self) -> None:
-        self._server.serve_forever()
+        try:
+            self._server.serve_forever()
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        """Leave no thread behind that waits for a client: it would keep the process alive."""
+        self._server.shutdown()
+        for line in tuple(self._lines):
+            line.close()
 
     def __enter__(self) -> "VlaEvalServer":
         self._thread = threading.Thread(target=self.serve_forever, daemon=True)
@@ -126,15 +135,19 @@ class VlaEvalServer:
 
     def _serve_client(self, line: Any) -> None:
         session = _Session(self._config.history)
-        for data in line:
-            number = 0  # of a message that cannot be read
-            try:
-                kind, payload, number = unpack(data)
-                reply = self._answer(session, kind, payload)
-            except Exception as error:  # the harness counts it as this episode's failure
-                reply = "error", {"error": f"{type(error).__name__}: {error}"}
-            if reply is not None:
-                line.send(pack(*reply, number))
+        self._lines.add(line)
+        try:
+            for data in line:
+                number = 0  # of a message that cannot be read
+                try:
+                    kind, payload, number = unpack(data)
+                    reply = self._answer(session, kind, payload)
+                except Exception as error:  # the harness counts it as this episode's failure
+                    reply = "error", {"error": f"{type(error).__name__}: {error}"}
+                if reply is not None:
+                    line.send(pack(*reply, number))
+        finally:
+            self._lines.discard(line)
 
     def _answer(
         self, session: _Session, kind: str, payload: dict[str, Any]
@@ -202,12 +215,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def serve_vla_eval(
-    make_act: Callable[[], Act], embodiment: Embodiment, config: VlaEvalConfig
-) -> None:
-    """Serve a policy until interrupted; prints where."""
-    server = VlaEvalServer(make_act(), embodiment, config)
-    print(f"serving vla-eval at {server.url}")
-    server.serve_forever()

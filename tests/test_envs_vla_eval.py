@@ -1,19 +1,26 @@
 """A policy on the vla-eval harness: the recorded shape of its messages, chunks, refusals."""
 
 import io
+import os
+import signal
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from policy_helpers import make_policy, make_stats
 
 from ulna.datasets.schema import Observation
 from ulna.envs.libero_tasks import embodiment_of
 from ulna.envs.vla_eval_messages import pack, unpack
 from ulna.envs.vla_eval_server import VlaEvalConfig, VlaEvalServer
+from ulna.policies.checkpoint import save_policy
 
 msgpack = pytest.importorskip("msgpack", reason="msgpack is not installed")
 client = pytest.importorskip("websockets.sync.client", reason="websockets is not installed")
@@ -164,3 +171,35 @@ def test_refusals(act: Counter) -> None:
         unpack(b"\xc1")
     with pytest.raises(ValueError, match="type 'run'"):
         unpack(pack("run", {}, 1))
+
+
+def test_the_command_serves_a_trained_policy(tmp_path: Path) -> None:
+    policy = make_policy()
+    save_policy(tmp_path / "policy", policy, make_stats())
+    (tmp_path / "token").write_text("a-token-long-enough")
+    ours = [f"{camera.name}=their_{camera.name}" for camera in policy.embodiment.cameras]
+    command = [sys.executable, "-m", "ulna.cli", "serve-vla-eval", str(tmp_path / "policy")]
+    command += ["--port", "0", "--token-file", str(tmp_path / "token"), "--cameras", *ours]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ) as process:
+        try:
+            assert process.stdout is not None
+            url = process.stdout.readline().split()[-1]
+            assert url.endswith("/a-token-long-enough")
+            line = Line(url)
+            line.send("episode_start", {"task": {"name": "a"}})
+            payload = {
+                "images": {
+                    f"their_{camera.name}": png(
+                        np.zeros((camera.height, camera.width, 3), np.uint8)
+                    )
+                    for camera in policy.embodiment.cameras
+                },
+                "task_description": "pick up the red cube",
+                "states": array(np.zeros(policy.embodiment.state_dim)),
+            }
+            said, answer = line.ask("observation", payload)
+            assert said == "action" and answer["actions"].shape == (policy.embodiment.action_dim,)
+            line.socket.close()
+        finally:
+            process.send_signal(signal.SIGINT)
+    assert process.returncode == 130
