@@ -33,6 +33,7 @@ def data_import(
     quality: int = 95,
     video: Literal["keep", "jpeg", "clip"] | None = None,
     pictures: Literal["keep", "jpeg", "clip"] | None = None,
+    joint_unit: Literal["degree"] | None = None,
     robot: str | None = None,
     task: str | None = None,
     instruction: str | None = None,
@@ -52,8 +53,7 @@ def data_import(
     """Bring a dataset into a store; the format is recognised.
 
     LeRobotDataset v3, robomimic HDF5, diffusion_policy and UMI Zarr (folder or zip), RLDS/TFRecord,
-    folders of images with CSV or Parquet. Stopped, the same command goes on. What the store cannot
-    hold of the source is listed at the end.
+    folders of images with CSV or Parquet. Stopped, the same command goes on. Says what is left out.
 
     Args:
         path: The dataset: a folder or a file.
@@ -66,6 +66,7 @@ def data_import(
         quality: Of JPEG, 0 to 100.
         video: LeRobot videos: `keep` the packets as they are, or encode anew.
         pictures: LeRobot pictures: `keep` without loss, or encode anew.
+        joint_unit: Of joints in LeRobot data; they become rad (ulna run --policy-units robot).
         robot: Name of the embodiment, where the source does not say.
         task: Task of every episode.
         instruction: Command of every episode.
@@ -89,11 +90,11 @@ def data_import(
 
     codecs = {"jpeg": Jpeg(quality), "lossless": Lossless(), "clip": Clip()}
     options = {
-        "video": video, "pictures": pictures, "robot": robot, "task": task,
-        "instruction": instruction, "control_hz": control_hz, "state_keys": state_keys,
-        "action_keys": action_keys, "action_low": action_low, "action_high": action_high,
-        "action_meaning": action_meaning, "action_frame": action_frame,
-        "quaternion_order": quaternion_order, "success": success, "split": split,
+        "video": video, "pictures": pictures, "joint_unit": joint_unit, "robot": robot,
+        "task": task, "instruction": instruction, "control_hz": control_hz,
+        "state_keys": state_keys, "action_keys": action_keys, "action_low": action_low,
+        "action_high": action_high, "action_meaning": action_meaning, "split": split,
+        "action_frame": action_frame, "quaternion_order": quaternion_order, "success": success,
     }  # fmt: skip
     if render:
         options |= {"cameras": parse_cameras(render), "render": render_states}

@@ -36,7 +36,8 @@ from .import_fields import (
 )
 from .lerobot_features import Features, is_depth
 from .lerobot_format import ACTION, STATE, SUCCESS, nominal_time_ns, nominal_timestamps
-from .lerobot_tables import Tables, column_array, is_dataset, plain
+from .lerobot_joints import JointUnit, in_radians
+from .lerobot_tables import Tables, coded_texts, column_array, is_dataset, picture_files
 from .lerobot_video import Kept, VideoReader
 from .schema import Embodiment, Episode, unknown_name
 
@@ -62,20 +63,33 @@ class LeRobotSource:
         facts: Facts = _NO_FACTS,
         video: Pixels = "keep",
         pictures: Pixels = "keep",
+        joint_unit: JointUnit | None = None,
     ) -> None:
         """`video`: `keep` takes the packets as they are where their keyframes allow it, and
         encodes JPEG where not; `jpeg` and `clip` (H.264) decode and encode anew. `pictures`: the
-        same for columns of pictures, where `keep` never loses anything."""
+        same for columns of pictures, where `keep` never loses anything. `joint_unit`: of joint
+        positions in the data; they become rad (`lerobot_joints.py`), and the columns as they are
+        stay beside them. None: numbers stay what they are."""
         for name, choice in (("video", video), ("pictures", pictures)):
             if choice not in ("keep", *_CODECS):
                 raise unknown_name(f"choice for {name}", choice, ["keep", *_CODECS])
         self.path = Path(path)
         self._tables = Tables(self.path)
-        self._features = Features.of(self._tables.features)
+        self._features = replace(
+            Features.of(self._tables.features), converted=joint_unit is not None
+        )
         self._facts = facts
         self._video, self._pictures = video, pictures
         self._state = self._parts(facts.state_keys, STATE, "state")
         self._action = self._parts(facts.action_keys, ACTION, "action")
+        self._names, self._scales = {}, {}
+        for role, parts in (("state", self._state), ("action", self._action)):
+            names = self._features.names_of(parts, role)
+            self._names[role], self._scales[role] = names, np.ones(len(names))
+            if joint_unit is not None:
+                low, high = self._extent(parts)
+                self._names[role], self._scales[role] = in_radians(names, low, high, role)
+        self._joint_unit = joint_unit
         self._notes = self._features.notes(
             self._tables.info.get("robot_type"), self._state, self._action
         )
@@ -104,7 +118,7 @@ class LeRobotSource:
         texts: dict[str, tuple[str, ...]] = {}
         for name in self._features.texts:
             stream = self._features.streams[name]
-            streams[stream], texts[stream] = _coded(table, name)
+            streams[stream], texts[stream] = coded_texts(table, name)
         tasks = [self._task(int(task), key) for task in column_array(table, "task_index", (), _INT)]
         instruction, subgoals = commands([text for text, _ in tasks])
         episode = Episode(
@@ -133,6 +147,9 @@ class LeRobotSource:
 
     def _streams(self, arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         streams = {"state": joined(self._state, arrays), "action": joined(self._action, arrays)}
+        if self._joint_unit is not None:
+            for role, scales in self._scales.items():
+                streams[role] = (streams[role] * scales).astype(np.float32)
         held = {
             STATE: self._features.is_whole(self._state, STATE),
             ACTION: self._features.is_whole(self._action, ACTION),
@@ -169,7 +186,7 @@ class LeRobotSource:
         size = self._features.camera(camera)
         where = f"episode {number}, {key}"
         if self._features.described[key]["dtype"] == "image":
-            return self._from_pictures(_picture_files(table, key, where), where)
+            return self._from_pictures(picture_files(table, key, where), where)
         file = self._tables.video_file(number, key)
         reader = self._readers.setdefault(camera, VideoReader())
         first = round(file.from_s * self._tables.fps)  # as LeRobot itself finds it
@@ -206,23 +223,30 @@ class LeRobotSource:
         return _encoded(codec, pictures, len(files), where)
 
     def _embodiment(self) -> Embodiment:
-        bounds = [self._bounds(part) for part in self._action]
-        low, high = (np.concatenate([bound[end] for bound in bounds]) for end in (0, 1))
+        low, high = (end * self._scales["action"] for end in self._extent(self._action))
+        known = "which says neither units nor frame"
+        if self._joint_unit is not None:
+            known = f"joints from {self._joint_unit} to rad, gripper 0..100"
         return make_embodiment(
             self._facts,
             self.path,
             robot=self._tables.info.get("robot_type") or "unknown",
             control_hz=self._tables.fps,
-            state_names=self._features.names_of(self._state, "state"),
-            action_names=self._features.names_of(self._action, "action"),
+            state_names=self._names["state"],
+            action_names=self._names["action"],
             limits=(low.tolist(), high.tolist()),
             action_meaning=f"{', '.join(part.key for part in self._action)} of a LeRobotDataset, "
-            "which says neither units nor frame",
+            f"{known}",
             cameras=self._features.cameras_of_robot(),
         )
 
+    def _extent(self, parts: tuple[Part, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Smallest and largest of each entry in the data, as it is there."""
+        bounds = [self._bounds(part) for part in parts]
+        return np.concatenate([b[0] for b in bounds]), np.concatenate([b[1] for b in bounds])
+
     def _bounds(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
-        """Range of some entries of an action feature in the data."""
+        """Range of some entries of a feature in the data."""
         width = int(np.prod(self._features.numeric[part.key][0], dtype=int))
         said = self._tables.stats.get(part.key, {})
         low, high = (np.ravel(said.get(name, ())).astype(np.float64) for name in ("min", "max"))
@@ -267,27 +291,8 @@ def _encoded(
 
 
 def _depth(table: pa.Table, key: str) -> np.ndarray:
-    files = _picture_files(table, key, key)
+    files = picture_files(table, key, key)
     frames = np.stack([decode_image(file, key, mode=None) for file in files])
     if frames.dtype.kind not in "iu" or frames.min() < 0 or frames.max() > 65535:
         raise ValueError(f"{key} holds {frames.dtype} pictures; expected 16-bit millimetres")
     return frames.astype(np.uint16)
-
-
-def _picture_files(table: pa.Table, key: str, where: str) -> list[bytes]:
-    files = plain(table.column(key)).field("bytes").to_pylist()
-    if any(file is None for file in files):
-        raise ValueError(
-            f"{where}: step {files.index(None)} holds no picture; LeRobot puts them into the "
-            "Parquet files when an episode is saved, so this recording was not finished"
-        )
-    return files
-
-
-def _coded(table: pa.Table, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
-    """A column of texts as numbers, and the texts they stand for."""
-    texts = plain(table.column(key)).to_pylist()
-    if any(text is None for text in texts):
-        raise ValueError(f"feature {key!r} has missing texts")
-    known = {text: code for code, text in enumerate(dict.fromkeys(texts))}
-    return np.array([known[text] for text in texts], np.int32), tuple(known)

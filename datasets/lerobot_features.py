@@ -39,6 +39,8 @@ class Features:
     others: list[str] = field(default_factory=list)
     streams: dict[str, str] = field(default_factory=dict)
     """Stream of each numeric feature and text, for those that get one of their own."""
+    converted: bool = False
+    """State and action are in other units than their features, which therefore stay beside them."""
 
     @staticmethod
     def of(described: dict[str, dict[str, Any]]) -> "Features":
@@ -70,7 +72,8 @@ class Features:
     def is_whole(self, parts: tuple[Part, ...], usual: str) -> bool:
         """Whether `state` or `action` is one feature, the usual one, and all there is of it."""
         shape, dtype = self.numeric[parts[0].key]
-        return parts == (Part(usual),) and len(shape) == 1 and dtype == np.float32
+        whole = parts == (Part(usual),) and len(shape) == 1 and dtype == np.float32
+        return whole and not self.converted
 
     def names_of(self, parts: tuple[Part, ...], role: str) -> tuple[str, ...]:
         """A name per entry of `state` or `action`."""

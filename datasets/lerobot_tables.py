@@ -251,3 +251,23 @@ def _read_episodes(root: Path) -> pa.Table:
         videos = sorted(name for name in names if name.startswith("videos/"))
         pieces.append(pq.read_table(file, columns=[*wanted, *videos]))
     return pa.concat_tables(pieces, promote_options="permissive")
+
+
+def picture_files(table: pa.Table, key: str, where: str) -> list[bytes]:
+    """A column of pictures as the files they are."""
+    files = plain(table.column(key)).field("bytes").to_pylist()
+    if any(file is None for file in files):
+        raise ValueError(
+            f"{where}: step {files.index(None)} holds no picture; LeRobot puts them into the "
+            "Parquet files when an episode is saved, so this recording was not finished"
+        )
+    return files
+
+
+def coded_texts(table: pa.Table, key: str) -> tuple[np.ndarray, tuple[str, ...]]:
+    """A column of texts as numbers, and the texts they stand for."""
+    texts = plain(table.column(key)).to_pylist()
+    if any(text is None for text in texts):
+        raise ValueError(f"feature {key!r} has missing texts")
+    known = {text: code for code, text in enumerate(dict.fromkeys(texts))}
+    return np.array([known[text] for text in texts], np.int32), tuple(known)

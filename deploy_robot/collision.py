@@ -10,6 +10,7 @@ MuJoCo is imported here and nowhere else in a control process, and only where li
 # MuJoCo ships no type stubs for its compiled part.
 # pyright: reportAttributeAccessIssue=false
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -76,13 +77,15 @@ class ArmModel:
         self._site = site
         self._tool_m = data.site_xpos[site]
         self._jacobian = np.zeros((6, model.nv))
+        self._square, self._weights = np.zeros((6, 6)), np.zeros(6)
+        self._units = list(np.eye(6))
         self.margin_m = margin_m
         self.reach_m = _reaches(model, data, self._columns)
         """How far a point of the arm can be from each joint's axis, at most (per joint)."""
         data.qpos[self._places] = rest_rad
 
     def look(
-        self, joint_rad: Float[np.ndarray, " joints"], collisions: bool = True
+        self, joint_rad: Float[np.ndarray, " joints"] | list[float], collisions: bool = True
     ) -> tuple[Float[np.ndarray, "3"], float]:
         """Position of the tool, and the smallest distance between what must not touch (negative:
         depth), never more than the margin. Without `collisions` the distance is the margin."""
@@ -97,16 +100,20 @@ class ArmModel:
         return self._tool_m, min(min(data.contact.dist.tolist()), self.margin_m)
 
     def touching(self, joint_rad: Float[np.ndarray, " joints"]) -> list[tuple[str, str, float]]:
-        """Bodies nearer to each other than the margin, with the distance: for people, not ticks."""
+        """What is nearer to each other than the margin, with the distance, nearest first: for
+        people, not ticks. Bodies by their names, what stands around the arm by its own."""
         self.look(joint_rad)
         model, data = self._model, self._data
-        return [
-            (*_bodies_of(model, data.contact[i]), float(data.contact[i].dist))
-            for i in range(data.ncon)
-            if data.contact[i].dist < self.margin_m
-        ]
+        near: dict[tuple[str, str], float] = {}
+        for contact in data.contact[: data.ncon]:
+            if contact.dist < self.margin_m:
+                pair = _things_of(model, contact)
+                near[pair] = min(float(contact.dist), near.get(pair, np.inf))
+        return sorted(((*pair, dist) for pair, dist in near.items()), key=lambda found: found[2])
 
-    def jacobian(self, joint_rad: Float[np.ndarray, " joints"]) -> Float[np.ndarray, "6 joints"]:
+    def jacobian(
+        self, joint_rad: Float[np.ndarray, " joints"] | list[float]
+    ) -> Float[np.ndarray, "6 joints"]:
         """d(tool position, tool rotation)/d(joints), in the base frame."""
         data = self._data
         data.qpos[self._places] = joint_rad
@@ -114,6 +121,35 @@ class ArmModel:
         mujoco.mj_comPos(self._model, data)
         mujoco.mj_jacSite(self._model, data, self._jacobian[:3], self._jacobian[3:], self._site)
         return self._jacobian[:, self._columns]
+
+    def dexterity(self, joint_rad: Float[np.ndarray, " joints"] | list[float]) -> float:
+        """1 / sqrt(trace((J J^T)^-1)), at most the smallest singular value of the Jacobian (metres,
+        radians): 0 where the tool cannot move some way."""
+        jacobian = self.jacobian(joint_rad)
+        np.matmul(jacobian, jacobian.T, out=self._square)
+        # The diagonal must not vanish in the factor.
+        mujoco.mju_cholFactor(self._square, 1e-18)
+        total = 0.0
+        for axis, unit in enumerate(self._units):
+            mujoco.mju_cholSolve(self._weights, self._square, unit)
+            total += float(self._weights[axis])
+        return 1.0 / math.sqrt(total)
+
+    def joint_motion(
+        self,
+        joint_rad: Float[np.ndarray, " joints"] | list[float],
+        twist: list[float],
+        damping: float,
+    ) -> list[float]:
+        """Joint displacement for a tool displacement (metres, radians): damped least squares."""
+        jacobian = self.jacobian(joint_rad)
+        square = self._square
+        np.matmul(jacobian, jacobian.T, out=square)
+        square.flat[::7] += damping * damping
+        # MuJoCo's Cholesky factor: of a matrix this small numpy's solver costs ten times as much.
+        mujoco.mju_cholFactor(square, 0.0)
+        mujoco.mju_cholSolve(self._weights, square, twist)
+        return (self._weights @ jacobian).tolist()
 
 
 def model_of(limits: ArmLimits) -> ArmModel | None:
@@ -126,7 +162,7 @@ def model_of(limits: ArmLimits) -> ArmModel | None:
         limits.tool_site,
         limits.rest_rad,
         limits.collision_margin_m,
-        limits.table_height_m,
+        limits.table_height_m or 0.0,
     )
 
 
@@ -160,6 +196,15 @@ def _bodies_of(model: mujoco.MjModel, contact: Any) -> tuple[str, str]:
     return (first, second) if first <= second else (second, first)
 
 
+def _things_of(model: mujoco.MjModel, contact: Any) -> tuple[str, str]:
+    names = []
+    for geom in (int(g) for g in contact.geom):
+        body = int(model.geom_bodyid[geom])
+        # The world is no name for a table.
+        names.append((body == 0 and model.geom(geom).name) or model.body(body).name)
+    return names[0], names[1]
+
+
 def _reaches(
     model: mujoco.MjModel, data: mujoco.MjData, columns: np.ndarray
 ) -> Float[np.ndarray, " joints"]:
@@ -183,4 +228,11 @@ def _reaches(
         ]
         return max([*own, *behind, 0.0])
 
-    return np.array([farthest(int(model.dof_bodyid[c])) for c in columns])
+    joints = [int(model.dof_jntid[c]) for c in columns]
+    # A joint's axis need not pass through the origin of its body.
+    return np.array(
+        [
+            farthest(int(model.jnt_bodyid[joint])) + float(np.linalg.norm(model.jnt_pos[joint]))
+            for joint in joints
+        ]
+    )

@@ -23,7 +23,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Float
 
-from ..datasets.schema import Embodiment, require_same_embodiment
+from ..datasets.schema import Embodiment
 from ..envs.chunk_execution import ChunkExecution, ExecutionConfig
 from .clock import MonotonicClock, Ticker
 from .control_loop import LoopConfig, control_episode
@@ -36,6 +36,7 @@ from .limits import ArmLimits, SafetyLimits
 from .operator_board import BoardOperator
 from .operator_sources import TeleoperationOperator
 from .orders import NO_WATCHER, NOBODY, Operator, Orders
+from .policy_units import PolicyUnits, unit_map
 from .processes import Stopped, report_crash
 from .realtime import prepare_realtime, quiet_collector, wake_collector
 from .robot import UNJUDGED, EpisodeEnd, Robot, RobotState
@@ -65,6 +66,8 @@ class ControlPlan:
     encoded_make_act: bytes
     trained_for: Embodiment | None
     """The policy's embodiment; another robot is refused. None: not checked."""
+    policy_units: PolicyUnits | None
+    """What the policy's numbers are, where they are not those of this very robot."""
     episodes: tuple[tuple[int, str | None], ...]
     """Seed and instruction of each (None: the scene's own)."""
     schedule: ExecutionConfig
@@ -87,6 +90,8 @@ class ControlPlan:
     """Whether the supervisor sends an operator's board as its first message."""
     make_teleoperator: Callable[[Embodiment], Teleoperator] | None = None
     """Who can take the arm over."""
+    history: int = 1
+    """Observations the policy sees at once."""
 
 
 @dataclass(frozen=True)
@@ -175,7 +180,7 @@ class _Heard:
 
 def _run(connection: Connection, plan: ControlPlan, stopping: Callable[[], bool]) -> None:
     board = BoardOperator.receive(connection) if plan.commanded else None
-    inference = InferenceWorker(plan.encoded_make_act)
+    inference = InferenceWorker(plan.encoded_make_act, plan.history)
     robot = plan.make_robot()
     with ExitStack() as closing:
         closing.callback(inference.close)
@@ -198,8 +203,8 @@ def _fly(
 ) -> None:
     """All episodes, with a robot that is connected; `closing` ends what was started here."""
     embodiment = robot.embodiment
-    if plan.trained_for is not None:
-        require_same_embodiment(plan.trained_for, embodiment, "the robot")
+    own_units = getattr(robot, "own_units", None)
+    units, said = unit_map(plan.policy_units, plan.trained_for, embodiment, own_units)
     control_hz = plan.control_hz or embodiment.control_hz
     steps = servo_steps(embodiment, control_hz, plan.servo_hz)
     gate = SafetyGate(
@@ -212,6 +217,8 @@ def _fly(
         teleoperator.connect(stopping)
         taken_over = None if board is None else lambda: board.taken_over
         operator = TeleoperationOperator(teleoperator, operator, taken_over)
+    if units is not None:
+        inference.translate(units)
     inference.warm_up(
         embodiment,
         plan.episodes[0][1] or "move",
@@ -231,7 +238,7 @@ def _fly(
     ticker = Ticker(clock, control_hz * steps, capacity * steps)
     interpolator = Interpolator(embodiment, control_hz, control_hz * steps) if steps > 1 else None
     rights = prepare_realtime(plan.priority, plan.require_realtime)
-    notes = list(getattr(robot, "notes", ()))
+    notes = [*getattr(robot, "notes", ()), *said]
     connection.send(("armed", (rights, clock.wait_method, gate.describe(), notes)))
     for number, (seed, wanted) in enumerate(plan.episodes):
         if stopping():
@@ -315,6 +322,13 @@ def limits_for(
     """The limits asked for; without any, those of the simulated table for an arm of tool
     displacements. Limits of an arm that is told displacements are about the joints behind them.
     Raises ValueError for an arm of joint positions without limits."""
+    normalised = [name for name in embodiment.action_names if name.endswith(".pos_m100_100")]
+    if normalised:
+        raise ValueError(
+            f"{', '.join(normalised)} are positions in -100 .. 100, for which there are no limits; "
+            "drive the arm in degrees (use_degrees=true), and policies that were trained on such "
+            "positions with --policy-units lerobot-m100"
+        )
     if joint_places(embodiment) is None:
         if isinstance(limits, ArmLimits):
             from .limits_file import renamed

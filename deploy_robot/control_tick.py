@@ -129,6 +129,7 @@ class ControlTick:
         # command is still the next one to act.
         self.observation_tick = min(tick, round(captured_ns / self.period_ns))
         self.action, self.source, self.fresh = None, SOURCE_HOLD, True
+        self.policy.see(tick, state)
         if orders.paused or orders.action is not None or ended:
             self.taken_over = True
             self.policy.hush()

@@ -13,6 +13,7 @@ from jaxtyping import Float
 
 from ..datasets.schema import Act, Observation
 from ..envs.rollout import noise_seed
+from .observation_ring import ObservationRing
 from .robot import RobotState
 
 MakeAct = Callable[[], Act]
@@ -58,6 +59,11 @@ class Inference(Protocol):
         """Another command, for all observations offered from now on."""
         ...
 
+    def see(self, tick: int, state: RobotState) -> None:
+        """The observation of control tick `tick`, of which the policy may never be asked: for those
+        that see several at once."""
+        ...
+
     def offer(
         self,
         state: RobotState,
@@ -65,8 +71,9 @@ class Inference(Protocol):
         planned: Float[np.ndarray, "planned action_dim"] | None = None,
         inference_delay: int = 0,
     ) -> None:
-        """Give the policy this observation; a newer one replaces one not yet looked at. `planned`
-        and `inference_delay` are those of `Observation`."""
+        """Give the policy this observation, with those seen before it if it sees several; a newer
+        one replaces one not yet looked at. `state` is the last one seen, `planned` and
+        `inference_delay` are those of `Observation`."""
         ...
 
     def poll(self) -> Answer | None:
@@ -90,8 +97,12 @@ class InlineInference:
     """A policy in this very thread whose answers appear `delay` polls later: for tests, and for
     experiments in which the inference delay must be exactly reproducible."""
 
-    def __init__(self, act: Act, horizon: int, delay: Callable[[], int] = lambda: 1) -> None:
+    def __init__(
+        self, act: Act, horizon: int, delay: Callable[[], int] = lambda: 1, history: int = 1
+    ) -> None:
         self.horizon = horizon
+        self._history = history
+        self._ring: ObservationRing | None = None
         self.killed = self.hung = False
         self._act = act
         self._delay = delay
@@ -103,9 +114,15 @@ class InlineInference:
     def begin_episode(self, seed: int, instruction: str) -> None:
         self._seed, self._instruction = seed, instruction
         self._pending.clear()
+        self._ring = None
 
     def set_instruction(self, instruction: str) -> None:
         self._instruction = instruction
+
+    def see(self, tick: int, state: RobotState) -> None:
+        if self._history > 1:
+            self._ring = self._ring or ObservationRing(self._history, state)
+            self._ring.see(tick, state)
 
     def offer(
         self,
@@ -114,9 +131,15 @@ class InlineInference:
         planned: Float[np.ndarray, "planned action_dim"] | None = None,
         inference_delay: int = 0,
     ) -> None:
+        if self._ring is None:
+            assert self._history == 1, "an observation is seen before it is offered"
+            images = {name: image.copy() for name, image in state.images.items()}
+            values = state.state.copy()
+        else:
+            images, values = self._ring.copy()
         observation = Observation(
-            {name: image.copy() for name, image in state.images.items()},
-            state.state.copy(),
+            images,
+            values,
             self._instruction,
             noise_seed(self._seed, max(observation_tick, 0)),
             planned,

@@ -7,13 +7,15 @@ policy that is elsewhere can be reached are in shared memory.
 
 import sys
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection
 
 import numpy as np
 
 from ..datasets.schema import Act, Embodiment, Observation
-from ..envs.rollout import noise_seed
+from ..envs.rollout import noise_seed, with_history
 from .inference import PolicyUnavailable, Probing
+from .policy_units import speaking
 from .processes import encode, obey_parent_only, report_crash
 from .robot import RobotState
 from .shared_record import Field, SharedRecord
@@ -33,9 +35,12 @@ def infer(connection: Connection) -> None:
             if torch is not None:
                 torch.set_num_threads(1)  # the other cores belong to the arm and its cameras
             message = connection.recv()
+            if message[0] == "units":
+                act = speaking(act, message[1])
+                message = connection.recv()
             if message[0] == "end":
                 return
-            embodiment = message[1][0]
+            embodiment, history = message[1][0], message[1][3]
             horizon, seconds = _warm_up(act, *message[1])
         except (ValueError, OSError, PolicyUnavailable) as error:
             if isinstance(error, EOFError | BrokenPipeError | ConnectionResetError):
@@ -43,7 +48,7 @@ def infer(connection: Connection) -> None:
             connection.send(("refused", str(error)))
             return
         connection.send(("ready", (horizon, seconds)))
-        _Serving(connection, act, embodiment, horizon).serve()
+        _Serving(connection, act, embodiment, horizon, history).serve()
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # the control process is gone: nobody is left to answer
     except Exception:
@@ -52,12 +57,13 @@ def infer(connection: Connection) -> None:
 
 
 def _warm_up(
-    act: Act, embodiment: Embodiment, instruction: str, continues: bool
+    act: Act, embodiment: Embodiment, instruction: str, continues: bool, history: int
 ) -> tuple[int, float]:
-    blank = RobotState.empty(embodiment)
+    state = RobotState.empty(embodiment)
+    blank = with_history([Observation(state.images, state.state, instruction)], history)
     shape, seconds, planned = (0, 0), 0.0, None
     for call in range(WARM_UP_CALLS):
-        observation = Observation(blank.images, blank.state, instruction, call, planned)
+        observation = replace(blank, noise_seed=call, planned=planned)
         started = time.perf_counter()
         chunk = act(observation)
         seconds = time.perf_counter() - started
@@ -75,20 +81,30 @@ class _Serving:
     """The inside of the inference process, once the policy is loaded."""
 
     def __init__(
-        self, connection: Connection, act: Act, embodiment: Embodiment, horizon: int
+        self,
+        connection: Connection,
+        act: Act,
+        embodiment: Embodiment,
+        horizon: int,
+        history: int,
     ) -> None:
         self.connection, self.act = connection, act
         self.shape = (horizon, embodiment.action_dim)
+        # Several observations come stacked in one record: by the time the policy looks, those of
+        # the ticks before may be gone from anywhere else.
+        before = () if history == 1 else (history,)
         self.observations = SharedRecord(
             (
-                Field("state", "float32", (embodiment.state_dim,)),
+                Field("state", "float32", (*before, embodiment.state_dim)),
                 Field("tick", "int64"),
                 Field("episode", "int64"),
                 Field("planned", "float32", self.shape),
                 Field("planned_count", "int64"),
                 Field("inference_delay", "int64"),
                 *(
-                    Field(f"image.{camera.name}", "uint8", (camera.height, camera.width, 3))
+                    Field(
+                        f"image.{camera.name}", "uint8", (*before, camera.height, camera.width, 3)
+                    )
                     for camera in embodiment.cameras
                 ),
             )

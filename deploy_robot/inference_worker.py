@@ -1,7 +1,8 @@
 """The policy in a process of its own, and how the control loop talks to it without ever waiting.
 
     control loop                          inference process
-    offer(observation) --shared memory--> act(observation)      may take many ticks
+    see(state)         every tick, kept here for policies that see several (observation_ring.py)
+    offer(state) --------shared memory--> act(observation)      may take many ticks
                        --one byte------->
     poll() <-----------shared memory----- chunk, with the tick of its observation
     beats  <---------------------------- heartbeat, between two answers and while idle
@@ -23,6 +24,8 @@ from jaxtyping import Float
 from ..datasets.schema import Embodiment
 from .inference import Answer, MakeAct
 from .inference_process import LOOK, infer
+from .observation_ring import ObservationRing
+from .policy_units import UnitMap
 from .processes import await_message, encode, end_process, start_process, tell
 from .robot import RobotState
 from .shared_record import SharedRecord
@@ -36,10 +39,13 @@ class InferenceWorker:
     seconds: list[float]
     """How long each answer of this episode was computed."""
 
-    def __init__(self, encoded_make_act: bytes) -> None:
+    def __init__(self, encoded_make_act: bytes, history: int = 1) -> None:
         """`encoded_make_act`: from `encode_make_act`; opaque here, since decoding it would import
-        the policy's libraries into the control process."""
+        the policy's libraries into the control process. `history`: observations the policy sees at
+        once, those of consecutive control ticks."""
         self._encoded_make_act = encoded_make_act
+        self._history = history
+        self._ring: ObservationRing | None = None
         self._process = None
         self._broken = False
 
@@ -49,6 +55,10 @@ class InferenceWorker:
             infer, (), "inference", {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         )
         tell(self._connection, self._encoded_make_act)
+
+    def translate(self, units: UnitMap) -> None:
+        """Before `warm_up`: the policy's numbers are not the robot's, it is asked in its own."""
+        tell(self._connection, encode(("units", units)))
 
     def warm_up(
         self,
@@ -62,13 +72,16 @@ class InferenceWorker:
         last warm-up call took. `continues`: it will be told what is planned (mode `rtc`), and is
         in the last of these calls too. Raises ValueError if it does not fit the embodiment."""
         assert self._process is not None, "warm_up before start"
-        tell(self._connection, encode(("warm_up", (embodiment, instruction, continues))))
+        asked = (embodiment, instruction, continues, self._history)
+        tell(self._connection, encode(("warm_up", asked)))
         self.horizon, seconds = await_message(
             self._process, self._connection, "ready", timeout_s, stopping
         )
         self._observations = SharedRecord.receive(self._connection)
         self._chunks = SharedRecord.receive(self._connection)
         self._line = SharedRecord.receive(self._connection)
+        if self._history > 1:
+            self._ring = ObservationRing(self._history, RobotState.empty(embodiment))
         self._line_state = self._line.empty()
         self._answer = self._chunks.empty()
         self._seen = 0
@@ -86,10 +99,16 @@ class InferenceWorker:
         self._episode += 1
         self.seconds = []
         self._begun_ns = time.monotonic_ns()
+        if self._ring is not None:
+            self._ring.clear()
         self._tell(encode(("episode", (self._episode, seed, instruction))))
 
     def set_instruction(self, instruction: str) -> None:
         self._tell(encode(("instruction", instruction)))
+
+    def see(self, tick: int, state: RobotState) -> None:
+        if self._ring is not None:
+            self._ring.see(tick, state)
 
     def offer(
         self,
@@ -99,9 +118,13 @@ class InferenceWorker:
         inference_delay: int = 0,
     ) -> None:
         slot = self._observations.begin()
-        for name, image in state.images.items():
-            slot[f"image.{name}"][...] = image
-        slot["state"][...] = state.state
+        if self._ring is None:
+            for name, image in state.images.items():
+                slot[f"image.{name}"][...] = image
+            slot["state"][...] = state.state
+        else:
+            places = {name: slot[f"image.{name}"] for name in state.images}
+            self._ring.write(slot["state"], places)
         slot["tick"][...] = observation_tick
         slot["episode"][...] = self._episode
         count = 0 if planned is None else min(len(planned), self.horizon)

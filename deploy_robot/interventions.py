@@ -50,7 +50,8 @@ class Intervention(IntFlag):
     JERK = 262144
     """The goal would have needed more than the joints' jerk: slowed."""
     COLLISION = 524288
-    """Where the command leads the arm would touch itself or the table: braked, held."""
+    """Where the command leads the arm would touch itself or the table: braked, held. In a row a
+    stop like every refusal: a goal that lies there never comes free by waiting."""
     TRACKING = 1048576
     """The arm is not where it was told to be (blocked, or somebody else stopped it): held."""
     ROBOT_FAULT = 2097152
@@ -59,6 +60,9 @@ class Intervention(IntFlag):
     """No lawful motion to the goal was found: braked along the last one that was."""
     DRY_RUN = 8388608
     """Everything was computed, nothing is sent: the arm holds."""
+    SINGULAR = 16777216
+    """The tool would lead the arm on into a pose (stretched, folded) where holding the tool does
+    not hold the joints: held."""
 
 
 CORRECTED: int = (
@@ -79,5 +83,7 @@ REFUSALS: int = (
     | Intervention.OBSERVATION_INVALID
     | Intervention.JOINT_LIMIT
     | Intervention.TRACKING
+    | Intervention.COLLISION
+    | Intervention.SINGULAR
 ).value
 """Bits of a fault; enough of them in a row are a stop."""

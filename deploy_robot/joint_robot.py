@@ -22,6 +22,7 @@ from ..datasets.schema import Camera, Embodiment
 from .joint_robot_cameras import FrameSource, camera_process
 from .joint_robot_driver import ArmDriver
 from .joint_robot_process import FAULT_BYTES, device_process
+from .lerobot_units import OwnUnits
 from .processes import await_message, encode, end_process, start_process, tell
 from .robot import EpisodeEnd, RobotState
 from .robot_health import (
@@ -76,6 +77,8 @@ class JointArm:
     action_latency_s: float = 0.0
     notes: tuple[str, ...] = ()
     """What whoever reads the results should know; filled by `connect`."""
+    own_units: OwnUnits | None = None
+    """How the arm's own library counts, where that is known (LeRobot); filled by `connect`."""
 
     def __init__(
         self,
@@ -117,7 +120,7 @@ class JointArm:
         )
         try:
             embodiment: Embodiment
-            embodiment, self.notes = await_message(
+            embodiment, self.notes, self.own_units = await_message(
                 self._process, self._connection, "ready", CONNECT_TIMEOUT_S, stopping
             )
             self._measurements = SharedRecord.receive(self._connection)

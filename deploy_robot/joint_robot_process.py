@@ -108,7 +108,8 @@ class _Device:
         self.seen_command = 0
         self.commanded_ns = 0
         self.holding = True
-        connection.send(("ready", (embodiment, driver.notes)))
+        own_units = getattr(driver, "own_units", None)
+        connection.send(("ready", (embodiment, driver.notes, own_units)))
         for record in (self.measurements, self.commands, self.faults, *self.frames.values()):
             record.send(connection)
 

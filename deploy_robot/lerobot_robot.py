@@ -16,7 +16,7 @@ from jaxtyping import Float
 from ..datasets.schema import Camera, Embodiment
 from .joint_robot_driver import Frame, joint_embodiment_meaning
 from .lerobot_devices import StampedCameras
-from .lerobot_units import Entry, Unit, entries_of, to_ours, to_theirs
+from .lerobot_units import Entry, OwnUnits, Unit, entries_of, to_ours, to_theirs
 
 HOLD_SLACK_RAD = 0.2
 """A goal nearer than this to the measured position stays when the arm is to hold: servos under
@@ -27,6 +27,8 @@ class LeRobotDriver:
     """An `ArmDriver` of one LeRobot robot."""
 
     max_failed_reads = 3  # a garbled answer on a serial bus is no lost arm
+    own_units: OwnUnits | None
+    """How LeRobot itself counts; known from `open` on."""
 
     def __init__(
         self,
@@ -44,6 +46,7 @@ class LeRobotDriver:
             )
         self.hz = hz
         self.notes: tuple[str, ...] = ()
+        self.own_units = None
         self._kind, self._control_hz = kind, control_hz
         self._unit: Unit | None = unit
         self._make_robot = make_robot
@@ -64,6 +67,7 @@ class LeRobotDriver:
         self._actions = entries_of(
             robot, [k for k, v in robot.action_features.items() if v is float], self._unit
         )
+        self.own_units = OwnUnits(tuple(self._states), tuple(self._actions))
         images = {k: v for k, v in features.items() if isinstance(v, tuple) and v[-1] == 3}
         other = [k for k, v in features.items() if v is not float and k not in images]
         other += [k for k, v in robot.action_features.items() if v is not float]

@@ -46,6 +46,38 @@ class Entry:
     low: float
     """Smallest value, ours; minus infinity if unknown."""
     high: float
+    per_m100: float = 0.0
+    """Ours is this times the position in LeRobot's -100 .. 100, as the calibration has it; 0 where
+    there is no calibration to tell."""
+
+    @property
+    def unit(self) -> str:
+        """Theirs, in words."""
+        for unit in RANGES:
+            if self.name.endswith(f".pos_{unit}"):
+                return unit
+        if self.name.endswith(".pos"):
+            return "radian" if self.scale == 1.0 else "degree"
+        return "as it is"
+
+
+@dataclass(frozen=True)
+class OwnUnits:
+    """All floats of a LeRobot robot, in the order of our vectors."""
+
+    state: tuple[Entry, ...]
+    action: tuple[Entry, ...]
+
+
+@dataclass(frozen=True)
+class _Told:
+    """What a motor bus tells of one motor."""
+
+    unit: Unit
+    limits: tuple[float, float] | None = None
+    """Calibrated range in that unit."""
+    sign: float = 1.0
+    """-1 where LeRobot counts -100 .. 100 the other way round than degrees."""
 
 
 def entries_of(device: Any, keys: list[str], unit: Unit | None = None) -> list[Entry]:
@@ -61,14 +93,14 @@ def entries_of(device: Any, keys: list[str], unit: Unit | None = None) -> list[E
         if kind != "pos":
             entries.append(Entry(key, _gripper_first(key), 1.0, "", -math.inf, math.inf))
             continue
-        told, limits = known.get(motor, (unit, None))
+        told = known.get(motor, _Told(unit) if unit else None)
         if told is None:
             raise ValueError(
                 f"no motor bus of {getattr(device, 'name', device)} tells the unit of {key!r}; "
                 "give unit=degree, unit=radian, unit=m100_100 or unit=0_100 after reading the "
                 "robot's documentation"
             )
-        entries.append(_position(key, motor, told, limits))
+        entries.append(_position(key, motor, told))
     return entries
 
 
@@ -88,16 +120,19 @@ def to_theirs(entries: list[Entry], action: Float[np.ndarray, " entries"]) -> di
     }
 
 
-def _position(key: str, motor: str, unit: Unit, limits: tuple[float, float] | None) -> Entry:
+def _position(key: str, motor: str, told: _Told) -> Entry:
+    unit, limits = told.unit, told.limits
     if unit in RANGES:
         low, high = RANGES[unit]
-        return Entry(key, f"{_gripper_first(motor)}.pos_{unit}", 1.0, "", low, high)
+        per_m100 = 1.0 if unit == "m100_100" else 0.0
+        return Entry(key, f"{_gripper_first(motor)}.pos_{unit}", 1.0, "", low, high, per_m100)
     if unit == "as_is":
         return Entry(key, f"{_gripper_first(motor)}.pos_as_is", 1.0, "", -math.inf, math.inf)
     scale = math.radians(1.0) if unit == "degree" else 1.0
     low, high = (-_TURN, _TURN) if limits is None else (limits[0] * scale, limits[1] * scale)
+    per_m100 = 0.0 if limits is None else told.sign * high / 100
     joint = "" if "gripper" in motor else motor
-    return Entry(key, f"{_gripper_first(motor)}.pos", scale, joint, low, high)
+    return Entry(key, f"{_gripper_first(motor)}.pos", scale, joint, low, high, per_m100)
 
 
 def _gripper_first(name: str) -> str:
@@ -108,9 +143,9 @@ def _gripper_first(name: str) -> str:
     return "gripper_" + before.strip("_") + after
 
 
-def _bus_units(device: Any) -> dict[str, tuple[Unit, tuple[float, float] | None]]:
-    """Unit and, if calibrated, range in that unit of each motor, from the buses of `device`."""
-    units: dict[str, tuple[Unit, tuple[float, float] | None]] = {}
+def _bus_units(device: Any) -> dict[str, _Told]:
+    """What the buses of `device` tell, by motor."""
+    units: dict[str, _Told] = {}
     for part, prefix in _BUSES:
         owner = getattr(device, part, None) if part else device
         bus = getattr(owner, "bus", None)
@@ -121,7 +156,11 @@ def _bus_units(device: Any) -> dict[str, tuple[Unit, tuple[float, float] | None]
                 raise ValueError(
                     f"motor {name} is in LeRobot's mode {mode}; known: {', '.join(_MODES)}"
                 )
-            units[prefix + name] = unit, _calibrated_range(bus, name, motor, unit)
+            # LeRobot turns only normalised positions round, never degrees.
+            calibration = getattr(bus, "calibration", {}).get(name)
+            turns = calibration is not None and calibration.drive_mode
+            sign = -1.0 if turns and getattr(bus, "apply_drive_mode", False) else 1.0
+            units[prefix + name] = _Told(unit, _calibrated_range(bus, name, motor, unit), sign)
     return units
 
 

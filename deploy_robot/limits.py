@@ -66,7 +66,29 @@ class SafetyLimits:
     displacement_s: float = 0.16
     """Time in which the controller carries out a displacement: its damping over its stiffness
     (2 / sqrt(150) s in robosuite), so that with a displacement of 1 asked for again and again the
-    tool moves at `translation_scale_m / displacement_s`. Only used with `arm`."""
+    tool moves at `translation_scale_m / displacement_s`."""
+    tool_stopping_s: float = 0.05
+    """A tool told to hold goes on by its speed times this, at most: 0.034 for robosuite's
+    controller at 20 Hz, and some more."""
+    joint_stopping_s: float = 0.1
+    """The same for a joint: while an arm stretches, its joints brake later than its tool does.
+    Only used with `arm`."""
+    wall_inset_m: float = 0.01
+    """How far inside its walls the tool is told to stay: what turning and motion along a wall drag
+    it beyond that."""
+    wall_zone_m: float = 0.005
+    """Nearer than this to where it is told to stay, everything but the way back slows down, to
+    nothing there."""
+    collision_margin_m: float = 0.005
+    """Distance kept behind a tool, if `arm` does not say less."""
+    table_height_m: float = -0.135
+    """Above the base, of the table that the arm keeps clear of, unless `arm` has one of its own.
+    With the margin: as low as the tool's walls, a finger's width in robosuite's table top (-0.112),
+    so that fingers may come down to it."""
+    least_dexterity: float = 0.07
+    """About the smallest singular value of the tool's Jacobian (`collision.ArmModel.dexterity`),
+    below which no displacement may lead on: where an arm is stretched, holding the tool lets the
+    joints go on. Only used with `arm`."""
 
 
 CHECKS = ("acceleration", "jerk", "workspace", "collision", "tracking")
@@ -97,8 +119,9 @@ class ArmLimits:
     """MJCF or URDF file of the arm and what stands around it, for workspace and collision."""
     model_joints: tuple[str, ...] = ()
     """The joints' names in the model, in the order of `joint_names`; empty: the same names."""
-    table_height_m: float = 0.0
-    """Where the model's geom `table` lies, if it has one, above the base."""
+    table_height_m: float | None = None
+    """Where the model's geom `table` lies, if it has one, above the base. None: as the model has
+    it, or for an arm told tool displacements as `SafetyLimits` has it."""
     tool_site: str = "tool"
     """Site of the model that the workspace box is about."""
     rest_rad: tuple[float, ...] = ()

@@ -36,6 +36,11 @@ class PolicySide:
         self._inference.set_instruction(instruction)
         self._schedule.ask_anew()
 
+    def see(self, tick: int, state: RobotState) -> None:
+        """What the robot says at this control tick: each one counts for a policy that sees several
+        at once, also while it is not asked or others have the arm."""
+        self._inference.see(tick, state)
+
     def hush(self) -> None:
         """Others have the arm: whatever the policy still says is about another time."""
         self._inference.poll()

@@ -44,7 +44,7 @@ from .remote_messages import (
     write_ask,
 )
 from .remote_msgpack import read_openpi, unpack
-from .remote_openpi import keys_for, read_actions, write_observation
+from .remote_openpi import OpenPiKeys, keys_of_words, read_actions, write_observation
 
 _TEND_S = 0.1
 _BUSY_S = 0.01
@@ -86,6 +86,8 @@ class RemoteAct:
 
     horizon: int | None
     """Of the chunks; None before the first answer of a server of openpi's."""
+    history: int
+    """Observations the policy sees at once; 1 at a server of openpi's."""
     embodiment: Embodiment | None
     """The robot that the policy acts for; None: unknown, as with openpi's servers."""
     policy: str
@@ -101,6 +103,7 @@ class RemoteAct:
     def __init__(self, config: RemoteConfig) -> None:
         self.config = config
         self.horizon, self.embodiment, self.policy = None, config.embodiment, config.policy
+        self.history = 1
         self.openpi, self.metadata = False, {}
         self.reconnected, self.act_ms = 0, 0.0
         self._tls: ssl.SSLContext | None = client_tls(config.url, config.authority)
@@ -127,6 +130,7 @@ class RemoteAct:
         try:
             if self._link is None:
                 raise PolicyUnavailable(self._why)
+            self._check_history(observation)
             ask = self._ask_openpi if self.openpi else self._ask_ulna
             chunk = ask(self._link, observation, deadline)
             self._used_at = time.monotonic()
@@ -162,14 +166,29 @@ class RemoteAct:
                 reason = answer.reason if isinstance(answer, Failed) else "asked twice"
                 raise PolicyUnavailable(f"the policy server could not answer: {reason}")
 
+    def _check_history(self, observation: Observation) -> None:
+        """Here, not at the server: it is the caller's mistake, and asking again cannot help."""
+        shape = observation.state.shape
+        if shape[:-1] == (() if self.history == 1 else (self.history,)):
+            return
+        if self.openpi:
+            raise ValueError(
+                f"state: shape {shape}, which is several observations; openpi's protocol has room "
+                "for one. Serve a policy that sees several by `ulna serve`"
+            )
+        raise ValueError(
+            f"state: shape {shape}; the policy {self.policy} sees {self.history} at once, oldest "
+            f"first: run it with history={self.history}"
+        )
+
     def _ask_openpi(self, link: Link, observation: Observation, deadline: float) -> np.ndarray:
         if observation.planned is not None and len(observation.planned):
             raise ValueError(
                 "a policy server of openpi's cannot be told the plan under way; use another mode "
                 "than rtc, or `ulna serve`"
             )
-        if self._keys is None:
-            self._keys = keys_for(tuple(observation.images))
+        if not isinstance(self._keys, OpenPiKeys):
+            self._keys = keys_of_words(self._keys or {}, tuple(observation.images))
         link.send(write_observation(observation, self._keys), deadline)
         try:
             return read_actions(link.receive(deadline), self._keys)
@@ -237,8 +256,13 @@ class RemoteAct:
                 f"{self.config.url} has another policy now: a horizon of {answer.horizon}, it was "
                 f"{self.horizon}"
             )
+        if self.horizon is not None and answer.history != self.history:
+            raise LinkRefused(
+                f"{self.config.url} has another policy now: it sees {answer.history} observations "
+                f"at once, the one before {self.history}"
+            )
         self.embodiment, self.horizon = answer.embodiment, answer.horizon
-        self.policy = answer.policy
+        self.policy, self.history = answer.policy, answer.history
 
     def _greet_openpi(self, link: Link, deadline: float) -> None:
         first = link.receive(deadline)

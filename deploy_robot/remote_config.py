@@ -1,5 +1,6 @@
 """Where a remote policy is and how it is spoken to. Next: `remote_client.py`."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -37,8 +38,9 @@ class RemoteConfig:
     where copying is cheaper than encoding, and JPEG over a network."""
     quality: int = 95
     """Of JPEG, 0 to 100."""
-    openpi_keys: OpenPiKeys | None = None
-    """For a server of openpi's; None: those of its LIBERO policies."""
+    openpi_keys: OpenPiKeys | Mapping[str, str] | None = None
+    """For a server of openpi's, also in words (`keys_of_words`); None: those of its LIBERO
+    policies."""
     back_off_s: tuple[float, float] = (0.1, 2.0)
     """First and longest pause between two attempts to connect."""
     ping_s: float = 1.0

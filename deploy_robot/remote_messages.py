@@ -1,7 +1,7 @@
 """The messages between our client and our server, and what each must hold to be believed.
 
     client                                      server
-      HTTP upgrade, subprotocol ulna.policy.1,
+      HTTP upgrade, subprotocol ulna.policy.2,
       Authorization: Bearer TOKEN         -->
                                           <--  Offer      which policies, for which robots
       Hello   which policy, which robot   -->
@@ -12,6 +12,9 @@
 The version stands in the subprotocol, so two that do not understand each other part before the
 first message. A message is one MessagePack map with a `kind`; unknown keys are refused.
 
+An Ask holds as many observations as the policy sees at once, stacked oldest first: asks come
+several control ticks apart, so the server cannot know those between. Version 1 had room for one.
+
 Next: `remote_client.py`, `remote_server.py`.
 """
 
@@ -19,14 +22,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import simplejpeg
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 
-from ..datasets.schema import Camera, Embodiment, Observation, unknown_name
+from ..datasets.schema import Embodiment, Observation, unknown_name
 from ..datasets.strict_json import decode, encode
 from .remote_msgpack import pieces, read_tensor, short, tensor, unpack
+from .remote_pictures import read_frames, write_image
 
-PROTOCOL = 1
+PROTOCOL = 2
 SUBPROTOCOL_FAMILY = "ulna.policy."
 SUBPROTOCOL = f"{SUBPROTOCOL_FAMILY}{PROTOCOL}"
 _MOST_NUMBER = (1 << 63) - 1
@@ -43,6 +46,8 @@ class Offered:
     embodiments: tuple[Embodiment, ...]
     """Robots it acts for; the first where the client names none."""
     horizon: int
+    history: int = 1
+    """Observations it sees at once: those of consecutive control ticks."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,8 @@ class Welcome:
     policy: str
     embodiment: Embodiment
     horizon: int
+    history: int = 1
+    """Observations that each Ask must hold."""
     kind: Literal["welcome"] = "welcome"
 
 
@@ -145,8 +152,7 @@ def write_ask(
             "kind": "ask",
             "number": number,
             "images": {
-                name: _write_image(image, jpeg_quality)
-                for name, image in observation.images.items()
+                name: write_image(image, jpeg_quality) for name, image in observation.images.items()
             },
             "state": tensor(np.asarray(observation.state, np.float32)),
             "instruction": observation.instruction,
@@ -157,15 +163,17 @@ def write_ask(
     )
 
 
-def read(data: bytes | bytearray | memoryview, robot: Embodiment | None = None) -> Message:
-    """The message in `data`; ValueError if it is none. An Ask must be of `robot`: nothing of
-    another size is decoded."""
+def read(
+    data: bytes | bytearray | memoryview, robot: Embodiment | None = None, history: int = 1
+) -> Message:
+    """The message in `data`; ValueError if it is none. An Ask must be of `robot` and hold `history`
+    observations: nothing of another size is decoded."""
     found = unpack(data)
     kind = found.get("kind") if isinstance(found, dict) else None
     if kind == "ask":
         if robot is None:
             raise ValueError("an ask came before it was said which policy is asked, by a hello")
-        return _read_ask(found, robot)
+        return _read_ask(found, robot, history)
     if kind == "chunk":
         return _read_chunk(found)
     if not isinstance(kind, str) or kind not in _PLAIN:
@@ -185,7 +193,7 @@ def number_of(data: bytes | bytearray | memoryview) -> int:
     return _count(number, "number", _MOST_NUMBER)
 
 
-def _read_ask(found: dict[str, Any], robot: Embodiment) -> Ask:
+def _read_ask(found: dict[str, Any], robot: Embodiment, history: int) -> Ask:
     entries = _entries(
         found, "images", "state", "instruction", "noise_seed", "planned", "inference_delay"
     )
@@ -198,7 +206,7 @@ def _read_ask(found: dict[str, Any], robot: Embodiment) -> Ask:
             raise unknown_name("camera", short(name), cameras)
     if not isinstance(words, str) or len(words) > MOST_INSTRUCTION:
         raise ValueError(f"ask: instruction {short(words)}; text of up to {MOST_INSTRUCTION}")
-    state = _floats(entries["state"], "ask.state", 1)
+    state = _read_state(entries["state"], history)
     _expect_names(state, robot.state_names, "ask.state")
     if planned is not None:
         planned = _floats(planned, "ask.planned", 2)
@@ -208,7 +216,7 @@ def _read_ask(found: dict[str, Any], robot: Embodiment) -> Ask:
     return Ask(
         _count(found["number"], "ask.number", _MOST_NUMBER),
         Observation(
-            {name: _read_image(value, cameras[name]) for name, value in images.items()},
+            {name: read_frames(value, cameras[name], history) for name, value in images.items()},
             state,
             words,
             _count(entries["noise_seed"], "ask.noise_seed", _MOST_NUMBER),
@@ -251,27 +259,15 @@ def _floats(value: Any, where: str, dimensions: int) -> np.ndarray:
     return array
 
 
-def _write_image(image: UInt8[np.ndarray, "_ _ 3"], quality: int | None) -> dict[str, Any]:
-    if quality is None:
-        return tensor(image)
-    return {"jpeg": simplejpeg.encode_jpeg(np.ascontiguousarray(image), quality=quality)}
-
-
-def _read_image(value: Any, camera: Camera) -> np.ndarray:
-    where, expected = f"ask.images.{camera.name}", (camera.height, camera.width, 3)
-    if isinstance(value, dict) and set(value) == {"jpeg"}:
-        jpeg = value["jpeg"]
-        if not isinstance(jpeg, memoryview):
-            raise ValueError(f"{where}: jpeg is {short(jpeg)}; expected bytes")
-        # The header says how much memory the picture would take before any is given to it.
-        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
-        if (height, width, 3) != expected:
-            raise ValueError(f"{where}: JPEG of {height} x {width}; expected {expected[:2]}")
-        return simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-    image = read_tensor(value, where)
-    if image.dtype != np.uint8 or image.shape != expected:
-        raise ValueError(f"{where}: {image.dtype} {image.shape}; expected uint8 {expected}")
-    return image
+def _read_state(value: Any, history: int) -> np.ndarray:
+    if history == 1:
+        return _floats(value, "ask.state", 1)
+    state = _floats(value, "ask.state", 2)
+    if len(state) != history:
+        raise ValueError(
+            f"ask.state: {len(state)} observations; this policy sees {history} at once"
+        )
+    return state
 
 
 def _expect_names(array: np.ndarray, names: tuple[str, ...], where: str) -> None:

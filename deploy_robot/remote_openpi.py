@@ -12,6 +12,7 @@ real-time chunking does not travel; `remote_client.py` says so instead of droppi
 Next: `remote_msgpack.py` (the arrays in it).
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,14 +63,63 @@ def keys_for(cameras: tuple[str, ...], preset: str = "libero") -> OpenPiKeys:
     return OpenPiKeys(images, (("observation/state", -1),))
 
 
-def check_keys(keys: OpenPiKeys, robot: Embodiment) -> None:
-    """ValueError if the keys are not those of this robot's cameras."""
-    names = [camera.name for camera in robot.cameras]
+def keys_of_words(words: Mapping[str, str], cameras: tuple[str, ...]) -> OpenPiKeys:
+    """Keys from a command line, for cameras of these names.
+
+        preset=droid                           start from those of openpi's own policies
+        front=observation/exterior_image_2     the key of the camera `front`
+        state=observation/joints:6,observation/gripper:1      in our order; one key alone: all
+        prompt=task  actions=action  channels_first=true
+
+    Raises ValueError for a word that is none of these and no camera.
+    """
+    given = dict(words)
+    keys = keys_for(cameras, given.pop("preset", "libero"))
+    images = {name: given.pop(name, key) for name, key in keys.images.items()}
+    for key in images.values():
+        if list(images.values()).count(key) > 1:
+            twice = ", ".join(name for name in images if images[name] == key)
+            raise ValueError(f"openpi key {key!r} is that of {twice}; give each camera its own")
+    first = given.pop("channels_first", str(keys.channels_first).lower())
+    if first not in ("true", "false"):
+        raise ValueError(f"openpi keys: channels_first is {first!r}; true or false")
+    found = OpenPiKeys(
+        images,
+        _state_keys(given.pop("state")) if "state" in given else keys.state,
+        given.pop("prompt", keys.prompt),
+        given.pop("actions", keys.actions),
+        first == "true",
+    )
+    for word in given:
+        others = ("preset", "state", "prompt", "actions", "channels_first")
+        raise unknown_name("word or camera in the openpi keys", word, (*cameras, *others))
+    return found
+
+
+def _state_keys(text: str) -> tuple[tuple[str, int], ...]:
+    parts = [part.strip().rpartition(":") for part in text.split(",")]
+    if len(parts) == 1 and not parts[0][1]:
+        return ((text.strip(), -1),)
+    for key, _, entries in parts:
+        if not key or not entries.isdecimal() or int(entries) < 1:
+            raise ValueError(
+                f"openpi keys: state={text} does not say how many entries each key takes; give "
+                "KEY:ENTRIES,KEY:ENTRIES, or one KEY for all"
+            )
+    return tuple((key, int(entries)) for key, _, entries in parts)
+
+
+def openpi_keys(keys: OpenPiKeys | Mapping[str, str] | None, robot: Embodiment) -> OpenPiKeys:
+    """The keys for this robot; ValueError if they are not those of its cameras."""
+    names = tuple(camera.name for camera in robot.cameras)
+    if not isinstance(keys, OpenPiKeys):
+        return keys_of_words(keys or {}, names)
     if set(keys.images) != set(names):
         raise ValueError(
             f"the openpi keys name the cameras {sorted(keys.images)}, but {robot.name} has "
             f"{sorted(names)}; give each camera its key"
         )
+    return keys
 
 
 # Our client at a server of openpi's.

@@ -31,7 +31,7 @@ from websockets.typing import Subprotocol
 from ..datasets.schema import unknown_name
 from .remote_access import admits, check_exposure, check_token
 from .remote_messages import SUBPROTOCOL, SUBPROTOCOL_FAMILY, Offer, Offered
-from .remote_openpi import OpenPiKeys, check_keys
+from .remote_openpi import OpenPiKeys, openpi_keys
 from .remote_sessions import ServedPolicy, serve_openpi, serve_ulna
 
 _OURS = Subprotocol(SUBPROTOCOL)
@@ -58,8 +58,9 @@ class ServerConfig:
     """A client that does not answer a ping within it is gone."""
     most_bytes: int | None = None
     """Of one message; None: twice what the largest robot of the policies sends."""
-    openpi_keys: OpenPiKeys | None = None
-    """How openpi's clients name things; None: as for its LIBERO policies."""
+    openpi_keys: OpenPiKeys | Mapping[str, str] | None = None
+    """How openpi's clients name things, also in words (`keys_of_words`); None: as for its LIBERO
+    policies."""
 
     def __post_init__(self) -> None:
         check_exposure(self.host, check_token(self.token))
@@ -85,12 +86,12 @@ class PolicyServer:
             raise ValueError("a server without a policy; name at least one")
         for policy in policies.values():
             if config.openpi_keys is not None:
-                check_keys(config.openpi_keys, policy.embodiments[0])
+                openpi_keys(config.openpi_keys, policy.embodiments[0])
         self.config = config
         self._policies = dict(policies)
         self._tls, self._say = tls, say
         self._offer = Offer(
-            {name: Offered(p.embodiments, p.horizon) for name, p in policies.items()},
+            {name: Offered(p.embodiments, p.horizon, p.history) for name, p in policies.items()},
             importlib.metadata.version("ulna"),
         )
         self._clients = 0
@@ -189,9 +190,17 @@ class PolicyServer:
                 "install the same version of ulna on both\n",
             )
         try:
-            self._policy_at(path)
+            name = self._policy_at(path)
         except ValueError as error:
             return connection.respond(HTTPStatus.NOT_FOUND, f"{error}\n")
+        if (history := self._policies[name].history) > 1:
+            self._say(f"refused {where}: openpi's clients send one observation")
+            return connection.respond(
+                HTTPStatus.NOT_ACCEPTABLE,
+                f"the policy {name} sees {history} observations at once, openpi's protocol has "
+                f"room for one; ask it in {SUBPROTOCOL} (`ulna run`), or train it with "
+                "--policy.history 1\n",
+            )
         return None
 
     def _policy_at(self, path: str) -> str:
@@ -266,8 +275,8 @@ def _counted(sockets: set[Any], most: int) -> type[ServerConnection]:
 def most_bytes(policies: Mapping[str, ServedPolicy]) -> int:
     """Twice the largest observation of these policies' robots, sent raw."""
     sizes = [
-        sum(3 * camera.height * camera.width for camera in robot.cameras)
-        + 8 * (robot.state_dim + policy.horizon * robot.action_dim)
+        policy.history * sum(3 * camera.height * camera.width for camera in robot.cameras)
+        + 8 * (policy.history * robot.state_dim + policy.horizon * robot.action_dim)
         for policy in policies.values()
         for robot in policy.embodiments
     ]

@@ -45,8 +45,8 @@ from .remote_messages import (
 from .remote_msgpack import packed
 from .remote_openpi import (
     OpenPiKeys,
-    keys_for,
     metadata,
+    openpi_keys,
     read_observation,
     write_actions,
 )
@@ -63,6 +63,8 @@ class ServedPolicy:
     acting_for: Callable[[Embodiment | None, str | None], tuple[Embodiment, Act]]
     """The policy for this robot (None: its first) that joins chunks in this way (None: its own).
     Raises ValueError if it was not trained for that."""
+    history: int = 1
+    """Observations it sees at once."""
 
 
 async def serve_ulna(
@@ -88,11 +90,12 @@ async def serve_ulna(
     except ValueError as error:
         await line.send(_joined(Refused(str(error))))
         return f"refused: {error}"
-    await line.send(_joined(Welcome(name, robot, policies[name].horizon)))
+    policy = policies[name]
+    await line.send(_joined(Welcome(name, robot, policy.horizon, policy.history)))
 
     mailbox: deque[tuple[bytes, float]] = deque()  # the reader replaces, a turn takes
     waiting = asyncio.Event()
-    turn = functools.partial(_turn, mailbox, robot, act)
+    turn = functools.partial(_turn, mailbox, robot, act, policy.history)
 
     async def answer() -> None:
         while True:
@@ -131,14 +134,14 @@ async def serve_openpi(
     line: ServerConnection,
     name: str,
     policy: ServedPolicy,
-    keys: OpenPiKeys | None,
+    keys: OpenPiKeys | Mapping[str, str] | None,
     policy_thread: ThreadPoolExecutor,
     idle_s: float,
 ) -> str:
     """Serve one client of openpi's; returns why it was let go, raises like `serve_ulna`."""
     loop = asyncio.get_running_loop()
     robot, act = await loop.run_in_executor(policy_thread, policy.acting_for, None, None)
-    keys = keys or keys_for(tuple(camera.name for camera in robot.cameras))
+    keys = openpi_keys(keys, robot)
     await line.send(packed(metadata(keys, robot, name, policy.horizon)))
     number, before_ms = 0, None
     while True:
@@ -169,7 +172,9 @@ async def _receive(line: ServerConnection, idle_s: float) -> bytes | str:
         return await line.recv()
 
 
-def _turn(mailbox: deque[tuple[bytes, float]], robot: Embodiment, act: Act) -> bytes | None:
+def _turn(
+    mailbox: deque[tuple[bytes, float]], robot: Embodiment, act: Act, history: int
+) -> bytes | None:
     """In the policy thread: answer the newest ask, if there is one."""
     try:
         data, came = mailbox.pop()
@@ -179,7 +184,7 @@ def _turn(mailbox: deque[tuple[bytes, float]], robot: Embodiment, act: Act) -> b
     wait_ms = (time.monotonic() - came) * 1e3
     try:
         number = number_of(data)
-        ask = read(data, robot)
+        ask = read(data, robot, history)
         if not isinstance(ask, Ask):
             raise ValueError(f"expected an ask, got {type(ask).__name__}")
         chunk, act_ms = _act(act, lambda: ask.observation, robot)

@@ -23,6 +23,7 @@ from .inference_worker import encode_make_act
 from .limits import ArmLimits, SafetyLimits
 from .operator_board import OperatorBoard
 from .operator_keys import Keyboard
+from .policy_units import PolicyUnits, check_policy_units
 from .processes import end_process, start_process
 from .realtime import RealtimeRights
 from .robot import Robot
@@ -62,6 +63,8 @@ def run(
     video: bool = True,
     on_episode: Callable[[dict[str, Any]], None] | None = None,
     trained_for: Embodiment | None = None,
+    policy_units: PolicyUnits | None = None,
+    history: int = 1,
 ) -> dict[str, Any]:
     """Run `episodes` episodes in wall-clock time and write `out/results.json`; returns the same.
 
@@ -88,6 +91,9 @@ def run(
         require_realtime: refuse to move the arm without every real-time right.
         on_episode: called with each episode's entry of the results as it ends.
         trained_for: the policy's embodiment; a robot with another is refused. None: not checked.
+        policy_units: what the policy's numbers are, if it was trained on data of another kind than
+            this robot's own (`policy_units.py`).
+        history: observations the policy is given at once: those of consecutive control ticks.
 
     `results.json` holds `loop` (tick lateness: how long after its deadline a tick woke; a tick is
     *late* if that exceeded half a period or if its deadline was missed altogether), `inference`
@@ -102,9 +108,12 @@ def run(
     """
     out = Path(out)
     make = robot
+    check_policy_units(policy_units, robot if isinstance(robot, str) else None)
     if isinstance(make, str):
         make = functools.partial(make_robot, make, task, dict(robot_options or {}), trained_for)
         make()  # a misspelt word is refused here, before anything is started
+    if history < 1:
+        raise ValueError(f"history {history}; a policy sees 1 observation or more")
     if episodes < 1 or max_episode_s <= 0 or (control_hz is not None and control_hz <= 0):
         raise ValueError(
             f"episodes {episodes}, max_episode_s {max_episode_s}, control_hz {control_hz}: give at "
@@ -113,7 +122,9 @@ def run(
     plan = ControlPlan(
         make_robot=make,
         encoded_make_act=encode_make_act(make_act),
+        history=history,
         trained_for=trained_for,
+        policy_units=policy_units,
         episodes=tuple((s, instruction) for s in evaluation_seeds(seed, episodes)),
         schedule=ExecutionConfig(
             mode=mode,

@@ -39,9 +39,11 @@ def run(
     teleoperator: Text = "",
     teleoperator_options: Pairs = (),
     require_realtime: bool = False,
+    policy_units: Literal["lerobot", "lerobot-m100", "robot"] | None = None,
     policy: Text = "",
     token_file: Path | None = None,
     authority: Path | None = None,
+    openpi_keys: Pairs = (),
 ) -> None:
     """Run a policy on an arm through the real-time control loop.
 
@@ -73,17 +75,25 @@ def run(
         teleoperator: Who can take over: lerobot:TYPE, such as lerobot:so101_leader.
         teleoperator_options: Of that device, such as port=/dev/ttyACM0.
         require_realtime: Refuse to start unless the system grants real-time scheduling.
+        policy_units: What the numbers of a policy from other data are: `lerobot`, as the robot's
+            motor bus counts now (degrees); `lerobot-m100`, from data with use_degrees=false;
+            `robot`, the robot's own (rad). By default only a policy of this very robot runs.
         policy: Which of a server's policies, if it has several.
         token_file: Holds the server's token; by default that of the environment (ULNA_TOKEN).
         authority: Certificate (PEM) that vouches for the server; by default those of the system.
+        openpi_keys: What a server of openpi's calls things, such as front=observation/image
+            state=observation/joints:6,observation/gripper:1 prompt=prompt actions=actions
+            channels_first=true, on top of preset=libero, droid or aloha.
     """
     from .doctor import require_rendering
     from .live_view import LiveViewConfig
     from .run import run as run_on_robot
 
     remote = "://" in run
-    if not remote and (policy or token_file or authority):
-        raise ValueError("--policy, --token-file and --authority are for a server's address")
+    if not remote and (policy or token_file or authority or openpi_keys):
+        raise ValueError(
+            "--policy, --token-file, --authority and --openpi-keys are for a server's address"
+        )
     if mode != "rtc" and realtime is not None:
         raise ValueError(f"--realtime {realtime} says how mode rtc joins chunks; add --mode rtc")
     if live_view and record is None:
@@ -96,7 +106,7 @@ def run(
         raise ValueError(f"robot {robot} has no scene that says what to do; add --instruction")
     wanted: dict[str, Any] = {}
     if remote:
-        wanted |= _served(run, policy, token_file, authority, realtime)
+        wanted |= _served(run, policy, token_file, authority, mode, realtime, pairs(openpi_keys))
     else:
         wanted |= _loaded(Path(run), mode, realtime, execution_horizon)
     if execution_horizon is not None:
@@ -134,6 +144,7 @@ def run(
             dry_run=dry_run,
             keys=keys,
             require_realtime=require_realtime,
+            policy_units=policy_units,
             **wanted,
         )
     except RuntimeError as error:  # the arm was stopped; it says why and where the log is
@@ -150,11 +161,6 @@ def _loaded(
     from ..policies.checkpoint import load_act, load_policy
 
     policy = load_policy(run)  # refuses a broken checkpoint before anything moves
-    if policy.config.history > 1:
-        raise ValueError(
-            f"this policy sees {policy.config.history} observations at once, the control loop "
-            "gives it one; train with --policy.history 1 to run it on an arm"
-        )
     joining = policy.use_realtime(realtime or "auto").realtime if mode == "rtc" else "off"
     if mode == "rtc" and joining == "off":
         raise ValueError(
@@ -164,13 +170,20 @@ def _loaded(
     return {
         "make_act": partial(load_act, run, realtime=joining if mode == "rtc" else None),
         "trained_for": policy.embodiment,
+        "history": policy.config.history,
         "execution_horizon": execution_horizon or policy.config.execution_horizon,
         "max_delay": policy.config.realtime.max_delay if joining == "trained" else None,
     }
 
 
 def _served(
-    url: str, name: str, token_file: Path | None, authority: Path | None, realtime: str | None
+    url: str,
+    name: str,
+    token_file: Path | None,
+    authority: Path | None,
+    mode: str,
+    realtime: str | None,
+    openpi_keys: dict[str, str],
 ) -> dict[str, Any]:
     """Arguments of `run.run` for a policy on a server."""
     from .remote_access import read_token
@@ -179,6 +192,14 @@ def _served(
     token = read_token(token_file)
     offered = policies_at(url, token, authority)
     trained_for: Embodiment | None = None
+    history = 1  # openpi's protocol has room for no more
+    if not offered and mode == "rtc":
+        raise ValueError(
+            f"{url} is a server of openpi's, whose policies cannot be told the plan under way; use "
+            "--mode asynchronous or ensemble, or serve a policy by `ulna serve`"
+        )
+    if offered and openpi_keys:
+        raise ValueError(f"--openpi-keys are for servers of openpi's; {url} is one of `ulna serve`")
     if offered:
         if not name and len(offered) > 1:
             raise ValueError(f"{url} serves {', '.join(offered)}; choose one with --policy")
@@ -186,10 +207,12 @@ def _served(
         if name not in offered:
             raise ValueError(f"{url} has no policy {name!r}; it serves {', '.join(offered)}")
         trained_for = offered[name].embodiments[0]
+        history = offered[name].history
     make_act = partial(
-        load_remote_act, url, token, policy=name, authority=authority, realtime=realtime
-    )
-    return {"make_act": make_act, "trained_for": trained_for}
+        load_remote_act, url, token, policy=name, authority=authority, realtime=realtime,
+        openpi_keys=openpi_keys or None,
+    )  # fmt: skip
+    return {"make_act": make_act, "trained_for": trained_for, "history": history}
 
 
 def _limits(text: str) -> Any:
@@ -234,6 +257,7 @@ def serve(
     threads: int | None = None,
     max_clients: int = 8,
     idle_timeout_s: float = 600.0,
+    openpi_keys: Pairs = (),
 ) -> None:
     """Serve policies to control loops elsewhere, ours (`ulna run wss://...`) and openpi's clients.
 
@@ -248,6 +272,8 @@ def serve(
         threads: Of torch on a CPU; by default as many as it takes by itself.
         max_clients: At once.
         idle_timeout_s: After which a silent client is let go.
+        openpi_keys: What openpi's clients call things, such as preset=droid or
+            front=observation/image state=observation/state; words as of `ulna run`.
     """
     from .remote_access import read_token
     from .serve import serve as serve_policies
@@ -255,4 +281,5 @@ def serve(
     serve_policies(
         runs, host=host, port=port, token=read_token(token_file), certificate=certificate, key=key,
         device=device, threads=threads, max_clients=max_clients, idle_timeout_s=idle_timeout_s,
+        openpi_keys=pairs(openpi_keys) or None,
     )  # fmt: skip

@@ -40,6 +40,7 @@ _POLICY_UNREACHABLE = Intervention.POLICY_UNREACHABLE.value
 _REFUSED_TOO_LONG = Intervention.REFUSED_TOO_LONG.value
 _MANUAL_STOP = Intervention.MANUAL_STOP.value
 _LATCHED = Intervention.LATCHED.value
+_COLLISION = Intervention.COLLISION.value
 _ROBOT_FAULT = Intervention.ROBOT_FAULT.value
 _DRY_RUN = Intervention.DRY_RUN.value
 
@@ -182,10 +183,11 @@ class SafetyGate:
                 return self._hold(dt, self._latch(_POLICY_UNREACHABLE))
         if not observation_age_s <= limits.max_observation_age_s:
             bits |= _OBSERVATION_STALE
-        if not mover.sees(state, joint_position_rad):
+        elapsed_s = self._period_s if dt_s is None or not dt_s > 0 else dt_s
+        if not mover.sees(state, joint_position_rad, elapsed_s, observation_age_s):
             bits |= _OBSERVATION_INVALID
         elif not self.dry_run or isinstance(mover, ToolDisplacements):
-            bits |= mover.refuses(joint_position_rad)
+            bits |= mover.refuses()
         if action is None:
             bits |= _NO_ACTION
         elif action.shape != self._shape:
@@ -198,7 +200,7 @@ class SafetyGate:
             return self._refused(dt, bits)
         if action is None or bits:
             return self._hold(dt, bits)
-        bits = mover.move(action, state, joint_position_rad, dt)
+        bits = mover.move(action, dt)
         if bits & REFUSALS:
             return self._refused(dt, bits, held=True)
         self._refused_ticks = 0.0
@@ -234,5 +236,6 @@ class SafetyGate:
     def _latch(self, reason: int) -> int:
         self._latched = reason
         words = ", ".join(bit.name.lower() for bit in Intervention(reason) if bit.name)
-        self.refusal = f"{words}: {self._fault}" if self._fault else words
+        detail = self._fault or (self._mover.in_the_way() if reason & _COLLISION else "")
+        self.refusal = f"{words}: {detail}" if detail else words
         return reason

@@ -14,6 +14,8 @@ Every brake is looked at where it ends, so from tick to tick the looks run ahead
 of millimetres; a second look wanders along what lies between. A goal that can be reached lawfully
 in one tick is sent as it is, so a lawful plan passes untouched; ruckig is for the others.
 
+Arithmetic is on plain numbers: for seven joints arrays cost more than they save.
+
 Next: `joint_following.py` (what passes untouched), `collision.py` (who looks).
 """
 
@@ -83,6 +85,7 @@ class JointMotion:
         self._box_low = [low + _BOX_SLACK_M for low in limits.workspace_low_m]
         self._box_high = [high - _BOX_SLACK_M for high in limits.workspace_high_m]
         self._checks_collision = "collision" not in limits.unlimited
+        self._reach_m = [0.0] * joints if self.model is None else self.model.reach_m.tolist()
         self._most = list(
             zip(
                 (0.999 * self._velocity_limit).tolist(),
@@ -120,12 +123,20 @@ class JointMotion:
         self._goal_rate = self._goal_velocity = self._zero
         self._forget_goal = True
         self._tool_out_m, self._clearance_m = 0.0, np.inf
+        self._refused: State | None = None
         if self.model is not None:
-            self._tool_out_m, self._clearance_m = self._look(self.position_rad)
+            self._tool_out_m, self._clearance_m = self._look(self._p)
 
     @property
     def at_rest(self) -> bool:
         return self._braked_s < 0 and self._v == self._zero
+
+    def in_the_way(self) -> str:
+        """What the newest refused look saw nearer than it may be, in words; for people."""
+        if self.model is None or self._refused is None:
+            return ""
+        near = self.model.touching(np.array(self._refused))
+        return ", ".join(f"{one} and {other}" for one, other, _ in near)
 
     def brake(self, dt_s: float) -> None:
         """One tick along the lawful motion to rest that is always kept; forgets the goal."""
@@ -146,12 +157,16 @@ class JointMotion:
             position, velocity, acceleration = self._brake.at_time(self._braked_s)
             self._moved(position, velocity, acceleration, dt_s)
 
-    def advance(self, goal_rad: Float[np.ndarray, " joints"], dt_s: float) -> int:
+    def advance(self, goal_rad: Float[np.ndarray, " joints"] | State, dt_s: float) -> int:
         """One tick towards `goal_rad` (finite); returns bits of `Intervention`."""
         bits = 0
-        goals = np.minimum(np.maximum(goal_rad, self._low), self._high).tolist()
-        if goals != goal_rad.tolist():
-            bits |= _RANGE
+        goals = []
+        for goal, (low, high) in zip(list(goal_rad), self._ends, strict=True):
+            if goal < low:
+                goal, bits = low, _RANGE
+            elif goal > high:
+                goal, bits = high, _RANGE
+            goals.append(float(goal))
         step = self._step(goals, dt_s, at_once=True)
         if step is None:  # the goal's speed would carry the arm out of its range: arrive at rest
             step = self._step(goals, dt_s, at_once=False)
@@ -168,9 +183,12 @@ class JointMotion:
         return bits
 
     def _moved(self, position: State, velocity: State, acceleration: State, dt_s: float) -> None:
-        rates = [(new - old) / dt_s for new, old in zip(position, self._p, strict=True)]
-        self._bend = [(new - old) / dt_s for new, old in zip(rates, self._rate, strict=True)]
-        self._rate = rates
+        rates, bend = [], []
+        for new, old, rate in zip(position, self._p, self._rate, strict=True):
+            now = (new - old) / dt_s
+            rates.append(now)
+            bend.append((now - rate) / dt_s)
+        self._rate, self._bend = rates, bend
         self._p, self._v, self._a = position, velocity, acceleration
         self.position_rad[:] = position
 
@@ -187,9 +205,10 @@ class JointMotion:
             if step is None:
                 return None
         if direct is not None:
-            planned = zip(*step, strict=True) if step else direct
-            mixed = [one or other for one, other in zip(direct, planned, strict=True)]
-            position, velocity, acceleration = (list(part) for part in zip(*mixed, strict=True))
+            position, velocity, acceleration = step or ([0.0] * len(goals) for _ in range(3))
+            for joint, state in enumerate(direct):
+                if state is not None:
+                    position[joint], velocity[joint], acceleration[joint] = state
             step = position, velocity, acceleration
         assert step is not None
         stop = self._stop
@@ -198,8 +217,10 @@ class JointMotion:
             return None
         self._end = self._next_brake.at_time(self._next_brake.duration)[0]
         for end, here, (low, high) in zip(self._end, self._p, self._ends, strict=True):
-            # Written so that a NaN counts as outside.
-            if not min(low, here) - _SLACK_RAD <= end <= max(high, here) + _SLACK_RAD:
+            # Written so that a NaN counts as outside; from outside no farther.
+            if not (low - _SLACK_RAD <= end <= high + _SLACK_RAD) and not (
+                min(low, here) - _SLACK_RAD <= end <= max(high, here) + _SLACK_RAD
+            ):
                 return None
         return step
 
@@ -207,26 +228,27 @@ class JointMotion:
         self, goals: State, speeds: State, dt_s: float
     ) -> tuple[State, State, State] | None:
         """Fastest motion towards goals that move on at `speeds`: seen from there, they rest."""
+        away, closing, fastest, slowest = [], [], [], []
+        for p, v, goal, speed, (most, _, _) in zip(
+            self._p, self._v, goals, speeds, self._most, strict=True
+        ):
+            away.append(p - goal + speed * dt_s)
+            closing.append(v - speed)
+            fastest.append(most - speed)
+            slowest.append(-most - speed)
         towards = self._towards
-        towards.current_position = [
-            p - goal + speed * dt_s for p, goal, speed in zip(self._p, goals, speeds, strict=True)
-        ]
-        towards.current_velocity = [v - speed for v, speed in zip(self._v, speeds, strict=True)]
+        towards.current_position = away
+        towards.current_velocity = closing
         towards.current_acceleration = self._a
-        towards.max_velocity = [
-            most - speed for (most, _, _), speed in zip(self._most, speeds, strict=True)
-        ]
-        towards.min_velocity = [
-            -most - speed for (most, _, _), speed in zip(self._most, speeds, strict=True)
-        ]
+        towards.max_velocity = fastest
+        towards.min_velocity = slowest
         if not self._calculate(towards, self._way):
             return None
         position, velocity, acceleration = self._way.at_time(dt_s)
-        return (
-            [x + goal for x, goal in zip(position, goals, strict=True)],
-            [x + speed for x, speed in zip(velocity, speeds, strict=True)],
-            acceleration,
-        )
+        for joint, (goal, speed) in enumerate(zip(goals, speeds, strict=True)):
+            position[joint] += goal
+            velocity[joint] += speed
+        return position, velocity, acceleration
 
     def _calculate(self, wanted: InputParameter, way: Trajectory) -> bool:
         """Whether ruckig found a motion. About once in a million inputs it finds none, for reasons
@@ -243,51 +265,57 @@ class JointMotion:
         if self._forget_goal:
             self._forget_goal = False
             self._goal, self._goal_rate, self._goal_velocity = goals, self._zero, self._zero
-        before, rates_before = self._goal, self._goal_rate
-        rates = [(new - old) / dt_s for new, old in zip(goals, before, strict=True)]
-        speeds = []
-        for rate, speed, (most_v, most_a, _) in zip(
-            rates, self._goal_velocity, self._most, strict=True
-        ):
-            change = most_a * dt_s
-            speed = min(max(rate, speed - change), speed + change)
+        rates, speeds, states = [], [], []
+        for p, commanded, bend, goal, before, rate_before, speed, most in zip(
+            self._p, self._rate, self._bend, goals, self._goal, self._goal_rate,
+            self._goal_velocity, self._most, strict=True,
+        ):  # fmt: skip
+            rate = (goal - before) / dt_s
+            rates.append(rate)
+            most_v, change = most[0], most[1] * dt_s
+            if rate < speed - change:
+                speed -= change
+            elif rate > speed + change:
+                speed += change
+            else:
+                speed = rate
             speeds.append(min(max(speed, -0.95 * most_v), 0.95 * most_v))
+            states.append(follow(p, commanded, bend, goal, before, rate, rate_before, most, dt_s))
         self._goal, self._goal_rate, self._goal_velocity = goals, rates, speeds
-        return [
-            follow(p, commanded, bend, goal, goal_before, rate, rate_before, most, dt_s)
-            for p, commanded, bend, goal, goal_before, rate, rate_before, most in zip(
-                self._p, self._rate, self._bend, goals, before, rates, rates_before, self._most,
-                strict=True,
-            )
-        ]  # fmt: skip
+        return states
 
     def _outside_m(self, tool_m: np.ndarray) -> float:
         """How far the tool is out of its box, along the worst axis."""
         outside_m = 0.0
         for place, low, high in zip(tool_m.tolist(), self._box_low, self._box_high, strict=False):
-            outside_m = max(outside_m, low - place, place - high)
+            if low - place > outside_m:
+                outside_m = low - place
+            elif place - high > outside_m:
+                outside_m = place - high
         return outside_m
 
     def _look_ahead(self) -> int:
         """Bits of what is in the way of the next brake; 0: it is free. An arm that is somewhere
         it should not be may move as long as that does not make it worse."""
-        model = self.model
-        if model is None:
+        if self.model is None:
             return 0
         self._tick += 1
-        end = np.array(self._end)
-        length_m = float(np.abs(end - self.position_rad) @ model.reach_m)
-        seen = self._look(end)
+        length_m = 0.0
+        for end, here, reach_m in zip(self._end, self._p, self._reach_m, strict=True):
+            length_m += abs(end - here) * reach_m
+        seen = self._look(self._end)
         refused = self._worse(*seen)
+        self._refused = self._end if refused else None
         if not refused and length_m > _SHORT_M:
             part = _LOOKS[self._tick % len(_LOOKS)]
             between = self._next_brake.at_time(part * self._next_brake.duration)[0]
-            refused = self._worse(*self._look(np.array(between)))
+            refused = self._worse(*self._look(between))
+            self._refused = between if refused else None
         if not refused:
             self._tool_out_m, self._clearance_m = seen
         return refused
 
-    def _look(self, joint_rad: np.ndarray) -> tuple[float, float]:
+    def _look(self, joint_rad: State) -> tuple[float, float]:
         assert self.model is not None
         tool_m, clearance_m = self.model.look(joint_rad, self._checks_collision)
         return self._outside_m(tool_m), clearance_m
@@ -301,8 +329,10 @@ class JointMotion:
 
     def _what_slowed(self) -> int:
         """Which limit kept the arm from its goal: the one it moves at."""
-        if any(abs(v) >= most for v, (most, _, _) in zip(self._v, self._most, strict=True)):
-            return _VELOCITY
-        if any(abs(a) >= most for a, (_, most, _) in zip(self._a, self._most, strict=True)):
-            return _ACCELERATION
-        return _JERK
+        slowed = _JERK
+        for v, a, (most_v, most_a, _) in zip(self._v, self._a, self._most, strict=True):
+            if abs(v) >= most_v:
+                return _VELOCITY
+            if abs(a) >= most_a:
+                slowed = _ACCELERATION
+        return slowed

@@ -4,13 +4,14 @@ Which entry of an action is which joint, what a gripper may be told, whether the
 was told to be; the motion itself is `safety_joints.py`'s.
 """
 
+import math
+
 import numpy as np
 from jaxtyping import Float
 
 from ..datasets.schema import Embodiment, unknown_name
 from .interventions import Intervention
 from .limits import ArmLimits
-from .safety_tool import is_finite
 
 _RANGE = Intervention.RANGE.value
 _TRACKING = Intervention.TRACKING.value
@@ -32,7 +33,7 @@ class JointPositions:
                 raise unknown_name(
                     f"joint measured by {embodiment.name}", name, embodiment.joint_names
                 )
-        self._measured = np.array([embodiment.joint_names.index(n) for n in limits.joint_names])
+        self._places = [embodiment.joint_names.index(name) for name in limits.joint_names]
         actions = embodiment.action_names
         entries = []
         for name in limits.joint_names:
@@ -40,7 +41,7 @@ class JointPositions:
             if not found:
                 raise unknown_name(f"action entry of {embodiment.name}", f"{name}.pos", actions)
             entries.append(found[0])
-        self._joints = np.array(entries)
+        self._entries = entries
         others = [i for i in range(len(actions)) if i not in entries]
         for i in others:
             if not actions[i].startswith(limits.gripper_prefix):
@@ -49,10 +50,10 @@ class JointPositions:
                     f"limits {limits.name} ({', '.join(limits.joint_names)}) nor a gripper "
                     f"({limits.gripper_prefix}...); give limits for every joint"
                 )
-        self._others = np.array(others, dtype=np.intp)
-        self._low = np.array(embodiment.action_low, dtype=np.float64)
-        self._high = np.array(embodiment.action_high, dtype=np.float64)
-        self._tracking = np.array(limits.tracking_rad) if limits.tracking_rad else None
+        self._others = others
+        self._low = [float(low) for low in embodiment.action_low]
+        self._high = [float(high) for high in embodiment.action_high]
+        self._tracking = limits.tracking_rad
         # Where the robot measures its other entries, so that a hold before the first command keeps
         # them: (entry of the action, entry of the state).
         states = embodiment.state_names
@@ -61,56 +62,72 @@ class JointPositions:
         # Not a number until the arm was seen: no position is a safe guess, and robots obey no NaN.
         self.command = np.full(len(actions), np.nan)
         self.start = self.command.copy()
+        self._measured = [0.0] * len(entries)
         self._seen = False
 
     def reset(self) -> None:
         self._seen = False
 
+    def in_the_way(self) -> str:
+        """What a refusal for collision was about, in words."""
+        return self.motion.in_the_way()
+
     @property
     def at_rest(self) -> bool:
         return self.motion.at_rest
 
-    def sees(self, state: np.ndarray, joint_position_rad: np.ndarray) -> bool:
+    def sees(
+        self, state: np.ndarray, joint_position_rad: np.ndarray, elapsed_s: float, age_s: float
+    ) -> bool:
         """Whether the joints are measured; the first time, the motion begins from there."""
-        measured = joint_position_rad[self._measured]
-        if not is_finite(measured):
+        everything = joint_position_rad.tolist()
+        measured = [everything[place] for place in self._places]
+        if not all(map(math.isfinite, measured)):
             return False
+        self._measured = measured
         if not self._seen:
             self._seen = True
-            self.motion.reset(measured)
-            self.command[self._joints] = measured
-            self.command[self._others] = np.clip(
-                0.0, self._low[self._others], self._high[self._others]
-            )
+            self.motion.reset(np.array(measured))
+            self._say()
+            for entry in self._others:
+                self.command[entry] = min(max(0.0, self._low[entry]), self._high[entry])
             for entry, place in self._grips:
                 if np.isfinite(state[place]):
                     self.command[entry] = state[place]
             self.start[:] = self.command
         return True
 
-    def refuses(self, joint_position_rad: np.ndarray) -> int:
-        if self._tracking is None:
-            return 0
-        lag = np.abs(joint_position_rad[self._measured] - self.motion.position_rad)
-        return _TRACKING if (lag > self._tracking).any() else 0
+    def refuses(self) -> int:
+        """Whether the joints just seen are not where they were told to be."""
+        commanded = self.motion.position_rad.tolist()
+        for measured, told, most in zip(self._measured, commanded, self._tracking, strict=False):
+            if abs(measured - told) > most:
+                return _TRACKING
+        return 0
 
     def hold(self, dt_s: float) -> None:
         if self._seen:
             self.motion.brake(dt_s)
-            self.command[self._joints] = self.motion.position_rad
+            self._say()
 
     def move(
         self,
         action: Float[np.ndarray, " action_dim"],
-        state: np.ndarray,
-        joint_position_rad: np.ndarray,
         dt_s: float,
     ) -> int:
         """Set `command` to what of `action` is lawful; returns bits of `Intervention`."""
-        wanted = np.minimum(np.maximum(action, self._low), self._high)
-        bits = self.motion.advance(wanted[self._joints], dt_s)
-        self.command[self._joints] = self.motion.position_rad
-        self.command[self._others] = wanted[self._others]
-        if (wanted != action).any():
-            bits |= _RANGE
+        bits = 0
+        wanted = action.tolist()
+        for entry, (low, high) in enumerate(zip(self._low, self._high, strict=True)):
+            if wanted[entry] < low:
+                wanted[entry], bits = low, _RANGE
+            elif wanted[entry] > high:
+                wanted[entry], bits = high, _RANGE
+        bits |= self.motion.advance([wanted[entry] for entry in self._entries], dt_s)
+        self._say()
+        for entry in self._others:
+            self.command[entry] = wanted[entry]
         return bits
+
+    def _say(self) -> None:
+        self.command[self._entries] = self.motion.position_rad

@@ -5,17 +5,25 @@ The robot's own controller turns the displacement into joint motion. With a mode
 turn a joint too fast is shortened, one that leads a joint on into its margin or the arm into
 itself or the table is not made. Without one, an arm with a joint in its margin holds.
 
-Every rule is a pure function on arrays below the class. Next: `safety.py` (who asks).
+Everything is judged where the arm would come to rest and not where it is (`tool_motion.py`):
+
+    tool, joint --- how far it still goes by its speed ---> + what is asked of it ---> wall, end
+        near a wall      everything but the way back slows down, turning too: it drags the tool
+        past an end      (joint) hold until it stands, whatever is asked; then only the way back
+
+Next: `tool_motion.py`, `safety.py` (who asks).
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float
 
 from ..datasets.schema import Embodiment, unknown_name
 from .interventions import Intervention
-from .limits import SafetyLimits
+from .limits import ArmLimits, SafetyLimits
+from .tool_motion import Speeds, room_share, wall_share
 
 _RANGE = Intervention.RANGE.value
 _CHANGE = Intervention.CHANGE.value
@@ -23,9 +31,17 @@ _WORKSPACE = Intervention.WORKSPACE.value
 _JOINT_LIMIT = Intervention.JOINT_LIMIT.value
 _VELOCITY = Intervention.VELOCITY.value
 _COLLISION = Intervention.COLLISION.value
+_SINGULAR = Intervention.SINGULAR.value
 _DAMPING = 0.05
 """Of the least squares, in metres and radians: near a singular pose the joint motion that it
 foresees stays finite, as the controller's does."""
+_GOAL_PER_WAY = 2.0
+"""A goal for one control period carries the tool at most 1 / this of its distance before a hold
+stops it (of a critically damped spring a quarter, at 20 Hz and 0.16 s)."""
+_WAY_PER_GOAL, _STOPPING = 0.27, 0.22
+"""How far a spring of that kind goes on, of one command and of its speed times `displacement_s`."""
+_MOVING_RAD = 2e-3
+"""A joint that would go on less than this counts as standing."""
 
 
 class ToolDisplacements:
@@ -39,15 +55,14 @@ class ToolDisplacements:
         actions, states = embodiment.action_names, embodiment.state_names
         self._translation = places("action", limits.translation_names, actions)
         gripper = places("action", limits.gripper_names, actions)
-        self._motion = np.setdiff1d(np.arange(len(actions)), gripper)
-        self._others = np.setdiff1d(self._motion, self._translation)
+        self._grippers = gripper
+        self._motion = [entry for entry in range(len(actions)) if entry not in gripper]
+        self._others = [entry for entry in self._motion if entry not in self._translation]
         self._tool = places("state", limits.tool_position_names, states)
-        self._low = np.array(embodiment.action_low, dtype=np.float64)
-        self._high = np.array(embodiment.action_high, dtype=np.float64)
-        self._change_per_s = np.full(len(actions), np.inf)
-        self._change_per_s[self._motion] = limits.max_change * embodiment.control_hz
-        self._wall_low = np.array(limits.workspace_low_m)
-        self._wall_high = np.array(limits.workspace_high_m)
+        self._low = [float(low) for low in embodiment.action_low]
+        self._high = [float(high) for high in embodiment.action_high]
+        self._change_per_s = limits.max_change * embodiment.control_hz
+        self._wall_low, self._wall_high = limits.workspace_low_m, limits.workspace_high_m
         joints = (len(limits.joint_low_rad), len(limits.joint_high_rad))
         if joints != (len(embodiment.joint_names),) * 2:
             raise ValueError(
@@ -55,19 +70,19 @@ class ToolDisplacements:
                 f"{embodiment.name} measures {len(embodiment.joint_names)} joints; give one of "
                 "each per joint (none for a robot that measures none)"
             )
-        self._joint_low = np.array(limits.joint_low_rad) + limits.joint_margin_rad
-        self._joint_high = np.array(limits.joint_high_rad) - limits.joint_margin_rad
-        if np.any(self._wall_low >= self._wall_high) or np.any(self._joint_low >= self._joint_high):
+        self._joint_low = [low + limits.joint_margin_rad for low in limits.joint_low_rad]
+        self._joint_high = [high - limits.joint_margin_rad for high in limits.joint_high_rad]
+        if np.any(np.array(self._wall_low) >= np.array(self._wall_high)) or np.any(
+            np.array(self._joint_low) >= np.array(self._joint_high)
+        ):
             raise ValueError(
                 f"empty limits: workspace {limits.workspace_low_m} to {limits.workspace_high_m}, "
                 f"joints with margin {self._joint_low} to {self._joint_high}; "
                 "low must be below high"
             )
-        if not (limits.max_change > 0 and limits.translation_scale_m > 0):
-            raise ValueError(
-                f"max_change {limits.max_change} and translation_scale_m "
-                f"{limits.translation_scale_m} must be greater than 0"
-            )
+        for name in ("max_change", "translation_scale_m", "displacement_s", "wall_zone_m"):
+            if not getattr(limits, name) > 0:
+                raise ValueError(f"{name} is {getattr(limits, name)}; it must be greater than 0")
         self._model = None
         if limits.arm is not None:
             if limits.arm.joint_names != embodiment.joint_names:
@@ -78,171 +93,203 @@ class ToolDisplacements:
                 )
             from .collision import model_of  # MuJoCo, only where limits ask for it
 
-            self._model = model_of(limits.arm)
+            self._model = model_of(behind_tool(limits.arm, limits))
             self._checks_collision = "collision" not in limits.arm.unlimited
-            self._joint_speed = np.array(limits.arm.velocity_rad_s) * limits.arm.fraction
+            fraction = limits.arm.fraction
+            self._joint_speed = [speed * fraction for speed in limits.arm.velocity_rad_s]
             self._rotation = places("action", limits.rotation_names, actions)
-            self._turns = np.concatenate([self._translation, self._rotation])
-            self._twist_per_action = np.repeat(
-                [limits.translation_scale_m, limits.rotation_scale_rad],
-                [len(self._translation), len(self._rotation)],
-            )
-            if len(self._turns) != 6 or not limits.displacement_s > 0:
+            self._turns = [*self._translation, *self._rotation]
+            self._scales = [limits.translation_scale_m] * len(self._translation)
+            self._scales += [limits.rotation_scale_rad] * len(self._rotation)
+            if len(self._turns) != 6:
                 raise ValueError(
                     f"with `arm`, three translations and three rotations are needed, got "
-                    f"{limits.translation_names} and {limits.rotation_names}, and displacement_s "
-                    f"{limits.displacement_s} must be greater than 0"
+                    f"{limits.translation_names} and {limits.rotation_names}"
                 )
         self.command = np.zeros(len(actions), dtype=np.float64)
-        self._period_s = period_s
+        self._refused: list[float] | None = None
+        self._no_turn = [0.0] * joints[0]
+        self._tool_speeds = Speeds(3, limits.displacement_s, period_s)
+        self._joint_speeds = Speeds(joints[0], limits.displacement_s, period_s)
         self.reset()
 
     def reset(self) -> None:
         # Rest, with the gripper told neither to open nor to close where its range allows.
         self.command[:] = np.clip(0.0, self._low, self._high)
+        self._tool_speeds.forget()
+        self._joint_speeds.forget()
 
     def hold(self, dt_s: float) -> None:
         self.command[self._motion] = 0.0
+        self._expect([0.0] * 3, self._no_turn)
 
-    def sees(self, state: np.ndarray, joint_position_rad: np.ndarray) -> bool:
-        """Whether the measurements that the limits are about are numbers."""
-        return is_finite(state[self._tool]) and is_finite(joint_position_rad)
+    def in_the_way(self) -> str:
+        """What a refusal for collision was about, in words."""
+        if self._model is None or self._refused is None:
+            return ""
+        near = self._model.touching(np.array(self._refused))
+        return ", ".join(f"{one} and {other}" for one, other, _ in near)
 
-    def refuses(self, joint_position_rad: np.ndarray) -> int:
+    def sees(
+        self, state: np.ndarray, joint_position_rad: np.ndarray, elapsed_s: float, age_s: float
+    ) -> bool:
+        """Whether the measurements that the limits are about are numbers; `elapsed_s` since the
+        last call, `age_s` old."""
+        tool_m, joint_rad = state[self._tool].tolist(), joint_position_rad.tolist()
+        if not all(map(math.isfinite, tool_m)) or not all(map(math.isfinite, joint_rad)):
+            return False
+        # Of an observation too old only the next one says how fast the arm was.
+        fresh = age_s <= self.limits.max_observation_age_s
+        self._tool_speeds.see(tool_m, elapsed_s, age_s, fresh)
+        self._joint_speeds.see(joint_rad, elapsed_s, age_s, fresh)
+        self._tool_m, self._joint_rad, self._age_s = tool_m, joint_rad, age_s
+        return True
+
+    def refuses(self) -> int:
         """What forbids any motion whatever."""
         if self._model is not None:
             return 0
-        inside = is_inside(joint_position_rad, self._joint_low, self._joint_high)
-        return 0 if inside else _JOINT_LIMIT
+        for joint_rad, low, high in zip(
+            self._joint_rad, self._joint_low, self._joint_high, strict=True
+        ):
+            if not low <= joint_rad <= high:
+                return _JOINT_LIMIT
+        return 0
 
-    def move(
-        self,
-        action: Float[np.ndarray, " action_dim"],
-        state: np.ndarray,
-        joint_position_rad: np.ndarray,
-        dt_s: float,
-    ) -> int:
+    def move(self, action: Float[np.ndarray, " action_dim"], dt_s: float) -> int:
         """Set `command` to what of `action` is lawful; returns bits of `Intervention`."""
         bits = 0
-        command = clip(action, self._low, self._high)
-        if (command != action).any():
-            bits |= _RANGE
-        slowed = limit_change(command, self.command, self._change_per_s * dt_s)
-        if (slowed != command).any():
-            bits |= _CHANGE
-        wanted = slowed[self._translation]
-        tool_m = state[self._tool]
-        kept = keep_inside(
-            wanted,
-            tool_m,
-            self._wall_low,
-            self._wall_high,
-            self.limits.translation_scale_m,
-        )
-        if (kept != wanted).any():
+        wanted, before = action.tolist(), self.command.tolist()
+        change = self._change_per_s * dt_s
+        for entry, (low, high) in enumerate(zip(self._low, self._high, strict=True)):
+            value = wanted[entry]
+            if not low <= value <= high:
+                wanted[entry], bits = min(max(value, low), high), bits | _RANGE
+        for entry in self._motion:
+            low, high = before[entry] - change, before[entry] + change
+            if not low <= wanted[entry] <= high:
+                wanted[entry], bits = min(max(wanted[entry], low), high), bits | _CHANGE
+        if self._keep_inside(wanted):
             bits |= _WORKSPACE
-            slowed[self._translation] = kept
-        if not is_inside(tool_m, self._wall_low, self._wall_high) and slowed[self._others].any():
-            # Turning drags the tool along a little: outside, first come back.
-            bits |= _WORKSPACE
-            slowed[self._others] = 0.0
+        turn = self._no_turn
         if self._model is not None:
-            share, reason = self._share(slowed, joint_position_rad)
+            share, reason, turn = self._share(wanted)
             if share == 0.0:
                 self.hold(dt_s)
                 return bits | reason
             if share < 1.0:
                 bits |= reason
-                slowed[self._turns] *= share
-        self.command[:] = slowed
+                for entry in self._turns:
+                    wanted[entry] *= share
+        self.command[:] = wanted
+        self._expect([wanted[entry] for entry in self._translation], turn)
         return bits
 
-    def _share(self, command: np.ndarray, joint_rad: np.ndarray) -> tuple[float, int]:
-        """How much of the displacement the joints allow, 0 to 1, and what limits it."""
+    def _expect(self, translation: list[float], turn_rad: list[float]) -> None:
+        scale_m = self.limits.translation_scale_m
+        self._tool_speeds.expect([scale_m * part for part in translation])
+        self._joint_speeds.expect(turn_rad)
+
+    def _keep_inside(self, command: list[float]) -> bool:
+        """Take out of `command` what would carry the tool out of its walls; whether it did."""
+        limits, scale_m = self.limits, self.limits.translation_scale_m
+        changed, share = False, 1.0
+        free = []  # entries that lead back inside
+        for axis, entry in enumerate(self._translation):
+            place = self._tool_m[axis]
+            slowest, fastest = self._tool_speeds.ends(axis)
+            stop_s = limits.tool_stopping_s + self._age_s
+            low_m, high_m = place - self._wall_low[axis], self._wall_high[axis] - place
+            low_rest_m = low_m - limits.wall_inset_m + min(slowest, 0.0) * stop_s
+            high_rest_m = high_m - limits.wall_inset_m - max(fastest, 0.0) * stop_s
+            lowest = -max(min(low_m, low_rest_m * _GOAL_PER_WAY), 0.0) / scale_m
+            highest = max(min(high_m, high_rest_m * _GOAL_PER_WAY), 0.0) / scale_m
+            if not lowest <= command[entry] <= highest:
+                command[entry], changed = min(max(command[entry], lowest), highest), True
+            back = command[entry] > 0 if low_rest_m < high_rest_m else command[entry] < 0
+            room = wall_share(min(low_rest_m, high_rest_m), limits.wall_zone_m)
+            if room < 1.0 and back:
+                free.append(entry)
+            share = min(share, room)
+        if share < 1.0:
+            for entry in self._motion:
+                if entry not in free and command[entry] != 0.0:
+                    command[entry] *= share
+                    changed = True
+        return changed
+
+    def _share(self, command: list[float]) -> tuple[float, int, list[float]]:
+        """How much of the displacement the joints allow, 0 to 1, what limits it, and the joint
+        motion that is left."""
         model = self._model
         assert model is not None
-        twist = command[self._turns] * self._twist_per_action
-        if not twist.any():
-            return 1.0, 0
-        turn = joint_motion(model.jacobian(joint_rad), twist, _DAMPING)
-        share, reason = 1.0, 0
-        speed = float((np.abs(turn) / self._joint_speed).max()) / self.limits.displacement_s
+        joint_rad = self._joint_rad
+        leads, stop_s = [], self.limits.joint_stopping_s + self._age_s
+        held = False
+        for joint, (place, low, high) in enumerate(
+            zip(joint_rad, self._joint_low, self._joint_high, strict=True)
+        ):
+            slowest, fastest = self._joint_speeds.ends(joint)
+            down, up = min(slowest, 0.0) * stop_s, max(fastest, 0.0) * stop_s
+            leads.append((down, up))
+            # What least squares foresee is too rough to steer a joint back that still moves on.
+            held |= (up > _MOVING_RAD and place + up > high) or (
+                down < -_MOVING_RAD and place + down < low
+            )
+        if held:
+            return 0.0, _JOINT_LIMIT, self._no_turn
+        twist = [command[e] * scale for e, scale in zip(self._turns, self._scales, strict=True)]
+        if not any(twist):
+            return 1.0, 0, self._no_turn
+        turn = model.joint_motion(joint_rad, twist, _DAMPING)
+        share, reason, speed = 1.0, 0, 0.0
+        for one, most in zip(turn, self._joint_speed, strict=True):
+            speed = max(speed, abs(one) / most)
+        speed /= self.limits.displacement_s
         if speed > 1.0:
             share, reason = 1.0 / speed, _VELOCITY
-        room = room_share(joint_rad, turn, self._joint_low, self._joint_high)
+        room = room_share(joint_rad, leads, turn, self._joint_low, self._joint_high)
         if room < share:
             # Part of the way is left: shortened. None: held.
             share, reason = room, _VELOCITY if room > 0.0 else _JOINT_LIMIT
         if share > 0.0 and self._checks_collision:
-            clearance_m = model.look(joint_rad + share * turn)[1]
+            # Where a hold at the next tick would stop the arm, which is short of the goal.
+            brake = (_STOPPING * self.limits.displacement_s + self._age_s) / stop_s
+            end = [
+                place + share * one * _WAY_PER_GOAL + brake * (up if one > 0 else down)
+                for place, one, (down, up) in zip(joint_rad, turn, leads, strict=True)
+            ]
+            clearance_m = model.look(end)[1]
+            if self._stretches(joint_rad, end):
+                return 0.0, _SINGULAR, self._no_turn
             if clearance_m < model.margin_m and clearance_m <= model.look(joint_rad)[1]:
-                return 0.0, _COLLISION
-        return share, reason
+                self._refused = end
+                return 0.0, _COLLISION, self._no_turn
+        return share, reason, [share * one for one in turn]
+
+    def _stretches(self, joint_rad: list[float], end_rad: list[float]) -> bool:
+        """Whether the way leads on into poses in which the tool's motion hardly says anything of
+        the joints': there a hold, which stops the tool, lets the joints go on."""
+        model = self._model
+        assert model is not None
+        there = model.dexterity(end_rad)
+        return there < self.limits.least_dexterity and there < model.dexterity(joint_rad)
+
+
+def behind_tool(arm: ArmLimits, limits: SafetyLimits) -> ArmLimits:
+    """The arm, with the distance kept behind a tool, and with the table that the tool's walls
+    belong to unless it names its own."""
+    height_m = arm.table_height_m
+    return replace(
+        arm,
+        collision_margin_m=min(arm.collision_margin_m, limits.collision_margin_m),
+        table_height_m=limits.table_height_m if height_m is None else height_m,
+    )
 
 
 def is_finite(values: np.ndarray) -> bool:
     # For a handful of numbers four times quicker than numpy's reduction.
     return all(map(math.isfinite, values.tolist()))
-
-
-def is_inside(
-    values: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]
-) -> bool:
-    return bool(((values >= low) & (values <= high)).all())
-
-
-def clip(
-    action: Float[np.ndarray, " n"], low: Float[np.ndarray, " n"], high: Float[np.ndarray, " n"]
-) -> Float[np.ndarray, " n"]:
-    """Each entry within its range."""
-    return np.minimum(np.maximum(action, low), high)
-
-
-def limit_change(
-    command: Float[np.ndarray, " n"],
-    previous: Float[np.ndarray, " n"],
-    max_change: Float[np.ndarray, " n"],
-) -> Float[np.ndarray, " n"]:
-    """`command`, moved no further from `previous` than `max_change` per entry."""
-    return np.minimum(np.maximum(command, previous - max_change), previous + max_change)
-
-
-def keep_inside(
-    translation: Float[np.ndarray, "3"],
-    tool_m: Float[np.ndarray, "3"],
-    low_m: Float[np.ndarray, "3"],
-    high_m: Float[np.ndarray, "3"],
-    scale_m: float,
-) -> Float[np.ndarray, "3"]:
-    """`translation` without what would carry the tool target (measured position plus scaled
-    translation) through a wall. From outside, only motion towards the inside is left."""
-    # Rest is always allowed, so an arm that is outside is not pushed, merely kept from going on.
-    lowest = np.minimum((low_m - tool_m) / scale_m, 0.0)
-    highest = np.maximum((high_m - tool_m) / scale_m, 0.0)
-    return np.minimum(np.maximum(translation, lowest), highest)
-
-
-def joint_motion(
-    jacobian: Float[np.ndarray, "6 joints"], twist: Float[np.ndarray, "6"], damping: float
-) -> Float[np.ndarray, " joints"]:
-    """Joint displacement for a tool displacement (metres, radians): damped least squares."""
-    square = jacobian @ jacobian.T
-    square[range(6), range(6)] += damping**2
-    return jacobian.T @ np.linalg.solve(square, twist)
-
-
-def room_share(
-    joint_rad: Float[np.ndarray, " joints"],
-    turn_rad: Float[np.ndarray, " joints"],
-    low_rad: Float[np.ndarray, " joints"],
-    high_rad: Float[np.ndarray, " joints"],
-) -> float:
-    """Largest share (0 to 1) of `turn_rad` that leads no joint outwards past its end."""
-    room = np.where(turn_rad > 0, high_rad - joint_rad, joint_rad - low_rad)
-    # A joint that is past its end has no room outwards and any inwards.
-    turning = np.abs(turn_rad) > 1e-9
-    share = np.where(turning, np.maximum(room, 0.0) / np.maximum(np.abs(turn_rad), 1e-9), 1.0)
-    return float(min(1.0, share.min(initial=1.0)))
 
 
 def places(kind: str, names: tuple[str, ...], known: tuple[str, ...]) -> np.ndarray:

@@ -10,7 +10,7 @@ import asyncio
 import functools
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..datasets.schema import Act, Embodiment, Observation, require_same_embodiment, unknown_name
+from ..envs.rollout import with_history
 from .remote_access import is_loopback, server_tls
 from .remote_openpi import OpenPiKeys
 from .remote_server import PolicyServer, ServerConfig
@@ -40,7 +41,7 @@ def serve(
     threads: int | None = None,
     max_clients: int = 8,
     idle_timeout_s: float = 600.0,
-    openpi_keys: OpenPiKeys | None = None,
+    openpi_keys: OpenPiKeys | Mapping[str, str] | None = None,
     say: Callable[[str], None] = _say,
 ) -> None:
     """Serve the policies in `runs` until Ctrl-C or SIGTERM.
@@ -51,7 +52,8 @@ def serve(
         token: What clients must know (`remote_access.read_token`).
         certificate: In PEM form, with its `key`; then the server is reached by wss:// only.
         threads: Of torch on a CPU; None: as many as it takes by itself.
-        openpi_keys: How openpi's clients name cameras and state; None: as for LIBERO.
+        openpi_keys: How openpi's clients name cameras and state, also in words
+            (`remote_openpi.keys_of_words`); None: as for LIBERO.
         say: Is told where the server listens, and who comes and goes.
 
     Raises ValueError for what cannot be served, before it listens.
@@ -105,11 +107,6 @@ def load_served(folder: Path, device: str = "cpu", threads: int | None = None) -
     if threads is not None:
         torch.set_num_threads(threads)
     policy = load_policy(folder, device)
-    if policy.config.history > 1:
-        raise ValueError(
-            f"the policy in {folder} sees {policy.config.history} observations at once, robots "
-            "send one; train with --policy.history 1 to serve it"
-        )
 
     def acting_for(robot: Embodiment | None, realtime: str | None) -> tuple[Embodiment, Act]:
         policy.use(robot or policy.slots.embodiments[0], "this robot")
@@ -123,12 +120,14 @@ def load_served(folder: Path, device: str = "cpu", threads: int | None = None) -
 
         return policy.embodiment, act
 
-    horizons = {warm_up(acting_for(robot, None)[1], robot) for robot in policy.slots.embodiments}
-    return ServedPolicy(tuple(policy.slots.embodiments), horizons.pop(), acting_for)
+    robots, history = tuple(policy.slots.embodiments), policy.config.history
+    horizons = {warm_up(acting_for(robot, None)[1], robot, history) for robot in robots}
+    return ServedPolicy(robots, horizons.pop(), acting_for, history)
 
 
-def served_act(act: Act, embodiment: Embodiment) -> ServedPolicy:
-    """Any function as a policy to serve; it knows no ways of joining chunks."""
+def served_act(act: Act, embodiment: Embodiment, history: int = 1) -> ServedPolicy:
+    """Any function as a policy to serve; it knows no ways of joining chunks. `history`:
+    observations it sees at once."""
 
     def acting_for(robot: Embodiment | None, realtime: str | None) -> tuple[Embodiment, Act]:
         if robot is not None:
@@ -137,13 +136,13 @@ def served_act(act: Act, embodiment: Embodiment) -> ServedPolicy:
             raise unknown_name("realtime mode of this policy", realtime, ("auto", "off"))
         return embodiment, act
 
-    return ServedPolicy((embodiment,), warm_up(act, embodiment), acting_for)
+    return ServedPolicy((embodiment,), warm_up(act, embodiment, history), acting_for, history)
 
 
-def warm_up(act: Act, robot: Embodiment) -> int:
+def warm_up(act: Act, robot: Embodiment, history: int = 1) -> int:
     """Ask a few times, as the first calls are many times slower; returns the horizon."""
     blank = RobotState.empty(robot)
-    observation = Observation(blank.images, blank.state, "move")
+    observation = with_history([Observation(blank.images, blank.state, "move")], history)
     shape: tuple[int, ...] = ()
     for call in range(_WARM_UP_CALLS):
         shape = np.shape(act(replace(observation, noise_seed=call)))

@@ -162,6 +162,23 @@ def make_echo():
     return act
 
 
+def make_remembering():
+    """Says in its chunk what it saw: of each of its three observations the brightness of the
+    picture and the state's first entry. Takes its time if told to
+    think."""
+
+    def act(observation: Observation) -> np.ndarray:
+        actions, frames = chunk(0.0), observation.images["front"]
+        assert frames.shape == (3, 8, 8, 3) and observation.state.shape == (3, 4)
+        actions[:3, 0] = frames[:, 0, 0, 0]
+        actions[:3, 1] = observation.state[:, 0]
+        if observation.instruction == "think":
+            time.sleep(0.3)
+        return actions
+
+    return act
+
+
 class Elsewhere:
     """A policy behind a network that is down while a file stands."""
 

@@ -34,9 +34,9 @@ def packb(value: Any, **options: Any) -> bytes:
     return data
 
 
-def heard(data: Any, robot: Embodiment | None = None) -> Any:
+def heard(data: Any, robot: Embodiment | None = None, history: int = 1) -> Any:
     """The message, of whichever kind the test expects."""
-    return read(data, robot)
+    return read(data, robot, history)
 
 
 def observation(x: float = 0.5, **fields: Any) -> Observation:
@@ -51,6 +51,19 @@ def observation(x: float = 0.5, **fields: Any) -> Observation:
         "instruction": "lift",
     }
     return Observation(**{**words, **fields})
+
+
+def several(history: int, **fields: Any) -> Observation:
+    """As many observations at once, no two alike."""
+    random = np.random.default_rng(1)
+    images = {
+        camera.name: random.integers(
+            0, 256, (history, camera.height, camera.width, 3), dtype=np.uint8
+        )
+        for camera in ROBOT.cameras
+    }
+    state = random.normal(size=(history, 2)).astype(np.float32)
+    return observation(**{"images": images, "state": state, **fields})
 
 
 def echo(seen: Observation) -> np.ndarray:

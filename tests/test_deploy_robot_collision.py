@@ -62,7 +62,7 @@ def test_no_point_moves_faster_than_its_joints_reach(arm: str):
 def test_a_pose_in_the_table_and_one_in_itself_are_seen():
     panda, rest = model("panda"), np.array(shipped_limits("panda").rest_rad)
     low = rest + [0, 1.6, 0, 0, 0, 0, 0]
-    assert panda.look(low)[1] < 0 and "world" in panda.touching(low)[0]
+    assert panda.look(low)[1] < 0 and "table" in panda.touching(low)[0]
     assert panda.look(low, collisions=False)[1] == panda.margin_m
     folded = np.array([0, 1.5, 0, -3.0, 0, 0.1, 0])
     assert panda.look(folded)[1] < 0

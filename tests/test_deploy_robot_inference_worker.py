@@ -23,8 +23,8 @@ STATE = RobotState.empty(fake_embodiment())
 def start() -> Iterator[Callable[..., InferenceWorker]]:
     workers: list[InferenceWorker] = []
 
-    def make(make_act: Callable, continues: bool = False) -> InferenceWorker:
-        worker = InferenceWorker(encode_make_act(make_act))
+    def make(make_act: Callable, continues: bool = False, history: int = 1) -> InferenceWorker:
+        worker = InferenceWorker(encode_make_act(make_act), history)
         workers.append(worker)
         worker.start()
         worker.warm_up(fake_embodiment(), "move", continues=continues)
@@ -68,6 +68,42 @@ def test_plans_delays_and_words_reach_the_policy(start: Callable[..., InferenceW
     worker.offer(STATE, 5, np.ones((11, 4), np.float32), 11)
     answer = answer_of(worker)
     assert answer.chunk is not None and answer.chunk[0, :2].tolist() == [8, 8]
+
+
+def test_the_last_ticks_reach_a_policy_that_sees_several(
+    start: Callable[..., InferenceWorker],
+) -> None:
+    worker = start(fakes.make_remembering, history=3)
+    state = RobotState.empty(fake_embodiment())
+
+    def see(tick: int) -> None:
+        state.images["front"][...], state.state[0] = tick, tick / 2
+        worker.see(tick, state)
+
+    def told() -> list[float]:
+        answer = answer_of(worker)
+        assert answer.chunk is not None
+        np.testing.assert_array_equal(answer.chunk[:3, 1], answer.chunk[:3, 0] / 2)
+        return answer.chunk[:3, 0].tolist()
+
+    see(5)
+    worker.offer(state, 5)
+    assert told() == [5, 5, 5]
+    for tick in (6, 7, 8):
+        see(tick)
+    worker.set_instruction("think")
+    worker.offer(state, 8)
+    for tick in (9, 10, 11, 12):  # what comes while it thinks does not disturb what it was given
+        see(tick)
+    assert told() == [6, 7, 8]
+    see(15)  # two ticks were skipped
+    worker.set_instruction("move")
+    worker.offer(state, 15)
+    assert told() == [12, 12, 15]
+    worker.begin_episode(2, "move")
+    see(0)
+    worker.offer(state, 0)
+    assert told() == [0, 0, 0]
 
 
 def test_a_policy_that_cannot_be_reached_says_so_and_comes_back(

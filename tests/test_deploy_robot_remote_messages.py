@@ -1,6 +1,7 @@
 """What travels to a remote policy: whole, or refused; never run, and never larger than it says."""
 
 import tracemalloc
+from typing import Any
 
 import msgpack
 import numpy as np
@@ -9,7 +10,7 @@ import simplejpeg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from remote_fakes import ROBOT, heard, observation, packb
+from remote_fakes import ROBOT, heard, observation, packb, several
 
 from ulna.deploy_robot.remote_messages import (
     Chunk,
@@ -96,7 +97,9 @@ def test_any_bytes_are_read_or_refused(data):
 @given(data=st.data())
 @settings(max_examples=120, deadline=None)
 def test_a_damaged_ask_is_read_or_refused(data):
-    whole = bytearray(b"".join(write_ask(3, observation(), 90)))
+    history = data.draw(st.sampled_from((1, 2)))
+    seen = observation() if history == 1 else several(2)
+    whole = bytearray(b"".join(write_ask(3, seen, 90)))
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(whole) - 1))
         match data.draw(st.sampled_from(("set", "cut", "insert"))):
@@ -109,7 +112,7 @@ def test_a_damaged_ask_is_read_or_refused(data):
         if not whole:
             break
     try:
-        read(bytes(whole), ROBOT)
+        read(bytes(whole), ROBOT, history)
     except ValueError:
         pass
 
@@ -174,10 +177,10 @@ def test_an_ask_comes_as_it_was_sent(number, state, words, seed, planned, delay)
 @pytest.mark.parametrize(
     "message",
     [
-        Offer({"lift": Offered((ROBOT,), 8)}, "0.1.0"),
+        Offer({"lift": Offered((ROBOT,), 8), "stack": Offered((ROBOT,), 8, 3)}, "0.1.0"),
         Hello("lift", ROBOT, "guided"),
         Hello(),
-        Welcome("lift", ROBOT, 8),
+        Welcome("lift", ROBOT, 8, 2),
         Refused("another robot"),
         Superseded(4),
         Failed(5, "too dark"),
@@ -202,6 +205,51 @@ def test_jpeg_is_smaller_and_nearly_the_same():
     got = heard(small, ROBOT).observation
     for name, image in flat.items():
         assert np.abs(got.images[name].astype(int) - image).max() <= 2
+
+
+def test_several_observations_come_as_they_were_sent():
+    sent = several(3)
+    got = heard(b"".join(write_ask(1, sent)), ROBOT, 3).observation
+    assert got.state.tobytes() == sent.state.tobytes() and got.state.shape == (3, 2)
+    for name, frames in sent.images.items():
+        assert np.array_equal(got.images[name], frames)
+    smooth = np.stack([np.full((24, 32, 3), value, np.uint8) for value in (30, 120, 210)])
+    small = b"".join(write_ask(1, several(3, images={"front": smooth}), 95))
+    assert len(small) < smooth.nbytes / 2
+    front = heard(small, ROBOT, 3).observation.images["front"]
+    assert front.shape == smooth.shape and np.abs(front.astype(int) - smooth).max() <= 2
+
+
+SMALL = {"front": np.zeros((3, 8, 8, 3), np.uint8)}
+
+
+@pytest.mark.parametrize(
+    ("state", "images", "history", "quality", "complaint"),
+    [
+        (1, 1, 3, None, r"ask.state: float32 \(2,\); expected .* 2 dimensions"),
+        (2, 2, 3, None, "ask.state: 2 observations; this policy sees 3 at once"),
+        (3, 3, 1, None, r"ask.state: float32 \(3, 2\); expected .* 1 dimensions"),
+        (3, 2, 3, None, r"front: uint8 \(2, 24, 32, 3\); expected uint8 \(3, 24, 32, 3\)"),
+        (3, 1, 3, None, r"front: uint8 \(24, 32, 3\); expected uint8 \(3, 24, 32, 3\)"),
+        (1, 2, 1, None, r"front: uint8 \(2, 24, 32, 3\); expected uint8 \(24, 32, 3\)"),
+        (3, 2, 3, 90, "ask.images.front: jpeg is 2 of them; expected a list of 3 pictures"),
+        (3, 1, 3, 90, "ask.images.front: jpeg is .*; expected a list of 3 pictures"),
+        (1, 2, 1, 90, r"ask.images.front: jpeg is .*; expected bytes"),
+        (3, SMALL, 3, 90, r"ask.images.front: JPEG of 8 x 8; expected \(24, 32\)"),
+    ],
+)
+def test_as_many_observations_as_the_policy_sees(state, images, history, quality, complaint):
+    """`state`, `images`: how many observations each of the two holds."""
+
+    def asked(count, **fields) -> dict[str, Any]:
+        seen = observation(**fields) if count == 1 else several(count, **fields)
+        message = _bytes(unpack(b"".join(write_ask(1, seen, quality))))
+        assert isinstance(message, dict)
+        return message
+
+    pictures = asked(3, images=images) if isinstance(images, dict) else asked(images)
+    with pytest.raises(ValueError, match=complaint):
+        read(packb({**asked(state), "images": pictures["images"]}), ROBOT, history)
 
 
 def _ask(**changes):

@@ -14,7 +14,7 @@ import urllib.request
 import msgpack
 import numpy as np
 import pytest
-from remote_fakes import HORIZON, ROBOT, TOKEN, echo, heard, observation, packb, serve_echo
+from remote_fakes import HORIZON, ROBOT, TOKEN, echo, heard, observation, packb, serve_echo, several
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.sync.server import serve as serve_websocket
@@ -47,8 +47,8 @@ from ulna.deploy_robot.serve import served_act
 
 
 @contextlib.contextmanager
-def serving(act=echo, tls=None, token=TOKEN, **config):
-    policies = {"echo": served_act(act, ROBOT)}
+def serving(act=echo, tls=None, token=TOKEN, history=1, **config):
+    policies = {"echo": served_act(act, ROBOT, history)}
     with PolicyServer(policies, ServerConfig(port=0, token=token, **config), tls) as server:
         yield server
 
@@ -99,6 +99,44 @@ def test_the_plan_under_way_travels():
     assert np.array_equal(given[-1].planned, planned) and given[-1].inference_delay == 2
 
 
+def remember(seen):
+    """Shows what was seen of each observation: x and the brightness of the first pixel."""
+    chunk = np.zeros((HORIZON, 3), np.float32)
+    chunk[: len(seen.state), 0] = seen.state[:, 0]
+    chunk[: len(seen.state), 1] = seen.images["front"][:, 0, 0, 0]
+    return chunk
+
+
+@pytest.mark.parametrize("images", ["raw", "jpeg"])
+def test_several_observations_travel_to_a_policy_that_sees_several(images):
+    seen = several(3)
+    seen.images["front"][:] = np.array([40, 120, 200], np.uint8)[:, None, None, None]
+    with serving(remember, history=3) as server:
+        with connected(server, images=images) as act:
+            assert act.history == 3
+            np.testing.assert_allclose(act(seen), remember(seen), atol=2 * (images == "jpeg"))
+            for few in (observation(), several(2)):
+                with pytest.raises(
+                    ValueError, match=r"state: shape .*echo sees 3 at once.*history=3"
+                ):
+                    act(few)
+            assert act(seen) is not None, "the line is still good"
+        assert policies_at(server.url, TOKEN)["echo"].history == 3
+
+
+def test_openpis_clients_cannot_ask_a_policy_that_sees_several():
+    with serving(remember, history=3) as server, pytest.raises(InvalidStatus) as refusal:
+        connect(server.url, additional_headers={"Authorization": f"Api-Key {TOKEN}"})
+    assert refusal.value.response.status_code == 406
+    assert b"echo sees 3 observations at once, openpi's" in refusal.value.response.body
+
+
+def test_a_policy_that_sees_one_is_not_given_several(server):
+    with connected(server) as act:
+        with pytest.raises(ValueError, match=r"state: shape \(2, 2\); .*echo sees 1 at once"):
+            act(several(2))
+
+
 def test_jpeg_pictures_arrive_nearly_as_they_were(server):
     with connected(server, images="jpeg") as act:
         bright = {c.name: np.full((c.height, c.width, 3), 200, np.uint8) for c in ROBOT.cameras}
@@ -131,13 +169,20 @@ def test_who_does_not_fit_is_refused_and_told_why(server, options, complaint):
     assert time.monotonic() - started < 2.0  # not tried again: it cannot help
 
 
-def test_another_version_of_the_protocol_is_refused_with_both_names(server):
+@pytest.mark.parametrize("theirs", ["ulna.policy.1", "ulna.policy.99"])
+def test_another_version_of_the_protocol_is_refused_with_both_names(server, theirs):
     with pytest.raises(InvalidStatus) as refusal:
-        connect(server.url, subprotocols=[Subprotocol("ulna.policy.99")],
+        connect(server.url, subprotocols=[Subprotocol(theirs)],
                 additional_headers={"Authorization": f"Bearer {TOKEN}"})  # fmt: skip
     assert refusal.value.response.status_code == 426
-    assert b"ulna.policy.1" in refusal.value.response.body
-    assert b"ulna.policy.99" in refusal.value.response.body
+    said = refusal.value.response.body.decode()
+    assert SUBPROTOCOL in said and theirs in said and "install the same version" in said
+
+
+def test_a_server_of_another_version_is_refused_by_our_client(server, monkeypatch):
+    monkeypatch.setattr("ulna.deploy_robot.remote_server.SUBPROTOCOL", "ulna.policy.1")
+    with pytest.raises(ValueError, match=r"426.*ulna\.policy\.1.*install the same version"):
+        load_remote_act(server.url, TOKEN)
 
 
 def test_a_page_in_a_browser_is_refused(server):
@@ -379,9 +424,9 @@ def test_a_killed_server_is_noticed_and_its_successor_found():
 
 
 @contextlib.contextmanager
-def serving_at(port, act=echo, robot=ROBOT):
+def serving_at(port, act=echo, robot=ROBOT, history=1):
     config = ServerConfig(port=port, token=TOKEN)
-    with PolicyServer({"echo": served_act(act, robot)}, config) as server:
+    with PolicyServer({"echo": served_act(act, robot, history)}, config) as server:
         yield server
 
 
@@ -424,6 +469,8 @@ def test_a_successor_with_another_policy_is_refused():
             until(lambda: "crane" in act._why)
             with pytest.raises(PolicyUnavailable, match="crane"):
                 act(observation())
+        with serving_at(port, remember, history=3):
+            until(lambda: "sees 3 observations at once, the one before 1" in act._why)
     finally:
         act.close()
 
@@ -622,6 +669,8 @@ def test_a_server_of_openpis_answers_us():
         assert np.array_equal(act(seen), chunk.astype(np.float32))
         with pytest.raises(ValueError, match="another mode than rtc|mode.*rtc"):
             act(observation(planned=np.zeros((2, 3), np.float32)))
+        with pytest.raises(ValueError, match=r"\(2, 2\).*openpi's protocol has room for one"):
+            act(several(2))
         act.close()
     image = requests[0]["observation/image"]
     assert (image[b"dtype"], image[b"shape"]) == ("|u1", [24, 32, 3])

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ulna.deploy_robot.serve import load_served
 from ulna.envs.tasks import find_task
 from ulna.policies.checkpoint import save_policy
 from ulna.policies.policy import Policy
+from ulna.policies.policy_config import PolicyConfig
 
 TOKEN = "a-token-of-the-tests"
 
@@ -29,23 +31,36 @@ TOKEN = "a-token-of-the-tests"
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy for `lift` that has learned nothing."""
-    folder = tmp_path_factory.mktemp("runs") / "lifter"
+    return untaught(tmp_path_factory.mktemp("runs") / "lifter", CONFIG)
+
+
+@pytest.fixture(scope="module")
+def remembering(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same, and it sees two observations at once."""
+    return untaught(tmp_path_factory.mktemp("runs") / "lifter", replace(CONFIG, history=2))
+
+
+def untaught(folder: Path, config: PolicyConfig) -> Path:
     arm, rng = find_task("lift").embodiment("fast"), np.random.default_rng(0)
     stats = {
         name: stream_stats(rng.normal(size=(50, width)))
         for name, width in (("state", arm.state_dim), ("action", arm.action_dim))
     }
     kept = NormStats(stats, source="made up", episodes=1)
-    save_policy(folder / "policy", Policy(CONFIG, arm, kept).eval(), kept)
+    save_policy(folder / "policy", Policy(config, arm, kept).eval(), kept)
     return folder
 
 
 @pytest.mark.timeout(300)
 def test_a_served_policy_moves_the_arm_and_the_flight_is_kept(
-    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    remembering: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ):
+    """One that sees two observations at once; the flight has one a tick all the same."""
     monkeypatch.setenv("ULNA_TOKEN", TOKEN)
-    policies = {"lifter": load_served(run, threads=1)}
+    policies = {"lifter": load_served(remembering, threads=1)}
     store = tmp_path / "flights.zarr"
     with PolicyServer(policies, ServerConfig(port=0, token=TOKEN)) as server:
         main(
@@ -71,6 +86,20 @@ def test_a_served_policy_moves_the_arm_and_the_flight_is_kept(
         recorded.read("action_sent", 1), ticks["action_sent"][ticks["episode"] == 1]
     )
     assert (tmp_path / "a.rrd").stat().st_size > 10_000
+
+
+@pytest.mark.timeout(300)
+def test_a_policy_that_sees_several_observations_moves_the_arm(
+    remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    main(
+        ["run", str(remembering), "--task", "lift", "--episodes", "1", "--max-episode-s", "0.6",
+         "--execution-horizon", "2", "--out", str(tmp_path)]
+    )  # fmt: skip
+    printed = json.loads(capsys.readouterr().out)
+    assert [e["ended"] for e in printed["episodes"]] == ["time"]
+    assert printed["inference"]["answers"] > 0 and printed["stopped"] is None
+    assert np.load(tmp_path / "ticks.npz")["action_sent"].any()
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ulna.datasets.schema import Camera, Embodiment
+from ulna.deploy_robot.collision import model_of
 from ulna.deploy_robot.interventions import CORRECTED, REFUSALS, Intervention
 from ulna.deploy_robot.limits import SafetyLimits
 from ulna.deploy_robot.limits_file import renamed, shipped_limits
@@ -131,16 +132,32 @@ def test_an_action_out_of_range_is_clipped_and_a_jump_slowed(gate: SafetyGate):
 
 
 def test_the_wall_stops_outward_motion_and_lets_the_arm_come_back(gate: SafetyGate):
-    near = np.array([0.79, 0.0, 0.1, 0.04], dtype=np.float32)
+    near = np.array([0.78, 0.0, 0.1, 0.04], dtype=np.float32)
     outward = np.array([0.9, 0.5, 0, 0, 0, 0, 0], np.float32)
     command, bits = check(gate, outward, near)
     assert bits == Intervention.WORKSPACE
-    assert near[0] + 0.05 * command[0] == pytest.approx(0.80, abs=1e-6)
+    assert 0 < command[0] <= 0.4 + 1e-6, "the goal stays before the wall"
     assert command[1] == 0.5, "motion along the wall goes on"
     outside = np.array([0.9, 0.0, 0.1, 0.04], dtype=np.float32)
-    assert check(gate, outward, outside)[0][0] == 0.0
-    command, bits = check(gate, -outward, outside)
-    assert command[0] == pytest.approx(-0.9) and not bits
+    gate.begin()
+    assert not check(gate, outward, outside)[0][:6].any()
+    for _ in range(2):  # standing there
+        command, bits = check(gate, -outward, outside)
+    assert command[0] == pytest.approx(-0.9) and command[1] == 0.0, "first come back"
+
+
+def test_a_tool_that_flies_towards_a_wall_is_stopped_sooner():
+    def forward(speed_m_s: float) -> float:
+        gate = SafetyGate(LIMITS, PANDA)
+        command = np.zeros(7)
+        for tick in range(4):
+            x = 0.76 + speed_m_s * 0.05 * (tick - 3)
+            state = np.array([x, 0.0, 0.1, 0.04], np.float32)
+            command, _ = check(gate, np.array([0.4, 0, 0, 0, 0, 0, 0], np.float32), state)
+        return float(command[0])
+
+    assert forward(0.0) == pytest.approx(0.4) and forward(0.1) == pytest.approx(0.4)
+    assert 0 < forward(0.4) < 0.39 and forward(0.7) == 0.0
 
 
 def test_a_stop_stays_until_reset(gate: SafetyGate):
@@ -283,10 +300,47 @@ def test_a_displacement_that_turns_a_joint_too_fast_is_shortened():
 
 def test_a_displacement_into_the_table_is_not_made():
     gate = with_arm()
-    joints = np.array(shipped_limits("panda").rest_rad) + [0, 1.75, 0, 0, 0, 0, 0]
+    assert WITH_ARM.arm is not None
+    model = model_of(replace(WITH_ARM.arm, collision_margin_m=WITH_ARM.collision_margin_m))
+    assert model is not None
+    joints = np.array([0.0, 0.6, 0.0, -2.2, 0.0, 2.8, 0.8])  # the hand points down
+    while model.look(joints)[1] == model.margin_m:
+        joints = joints + [0, 0.01, 0, 0, 0, 0, 0]
     state = np.array([0.5, 0.0, 0.2, 0.04], np.float32)  # the tool's own walls see nothing
-    command, bits = check(gate, np.array([0, 0, -1.0, 0, 0, 0, 0], np.float32), state, joints)
+    down = np.array([0, 0, -1.0, 0, 0, 0, 0], np.float32)
+    command, bits = check(gate, down, state, joints)
     assert bits & Intervention.COLLISION and not command[:6].any()
+    for _ in range(LIMITS.max_refused_ticks):
+        check(gate, down, state, joints)
+    assert gate.latched & Intervention.REFUSED_TOO_LONG
+    assert gate.refusal.startswith("refused_too_long, collision: table and ")
+
+
+def test_a_joint_that_still_moves_on_towards_its_end_is_held_whatever_is_asked():
+    joints = np.array(shipped_limits("panda").rest_rad)
+    end = WITH_ARM.joint_high_rad[0] - WITH_ARM.joint_margin_rad
+
+    def moves(speed_rad_s: float, y: float) -> bool:
+        gate, command = with_arm(), np.zeros(7)
+        for tick in range(4):
+            joints[0] = end - 0.03 + speed_rad_s * 0.05 * (tick - 3)
+            command = check(gate, np.array([0, y, 0, 0, 0, 0, 0], np.float32), STATE, joints)[0]
+        return bool(command[:6].any())
+
+    assert moves(0.0, 0.1) and moves(0.0, -0.1)
+    assert not moves(1.0, 0.1) and not moves(1.0, -0.1)
+
+
+def test_a_displacement_that_stretches_the_arm_on_is_not_made():
+    def seen(dx: float) -> tuple[int, bool]:
+        joints = np.array([0.0, 1.2, 0.0, -0.75, 0.0, 1.95, 0.785])  # reaching far forward
+        command, bits = check(
+            with_arm(), np.array([dx, 0, 0, 0, 0, 0, 0], np.float32), STATE, joints
+        )
+        return bits & Intervention.SINGULAR, bool(command[:6].any())
+
+    assert seen(0.2) == (Intervention.SINGULAR, False)
+    assert seen(-0.2) == (0, True)
 
 
 def test_bits_that_correct_are_none_that_refuse():
@@ -305,6 +359,7 @@ def test_what_is_named_as_unlimited_is_not_checked():
     arm = renamed(shipped_limits("panda"), names)
     low = np.array([0.0, 0.6, 0.0, -2.2, 0.0, 2.8, 0.8])  # the hand at the base's height
     down = np.array([0, 0, -0.2, 0, 0, 0, 0], np.float32)
+    arm = replace(arm, table_height_m=0.02)
     held = SafetyGate(replace(LIMITS, arm=arm), PANDA)
     free = SafetyGate(replace(LIMITS, arm=replace(arm, unlimited=("collision",))), PANDA)
     assert check(held, down, joints=low)[1] & Intervention.COLLISION

@@ -245,6 +245,22 @@ def test_a_refusal_brakes_and_a_stop_comes_to_rest():
     assert tick(goal) == Intervention.LATCHED and not np.any(path[-1] - path[-2])
 
 
+def test_a_goal_in_the_table_becomes_a_stop_that_says_what_touches():
+    gate = SafetyGate(PANDA, embodiment(), servo_hz=500.0)
+    measured, goal = REST.copy(), np.full(8, 0.5)
+    low = REST + [0, 1.5, 0, 0, 0, 0, 0]
+    goal[1:] = low + [0, 0.3, 0, 0, 0, 0, 0]
+    measured[:] = low  # it stands in the table and is told to go deeper
+    ticks = 0
+    while not gate.latched:
+        command, bits = gate.check(goal, np.append(measured, 0.5), measured, **QUIET)
+        np.testing.assert_allclose(command[1:], low)
+        ticks += 1
+        assert bits & Intervention.COLLISION and ticks < 500
+    assert ticks == PANDA.max_refused_ticks * 10 + 1  # control ticks, at ten servo ticks each
+    assert gate.refusal.startswith("refused_too_long, collision: table and ")
+
+
 def test_an_arm_that_is_not_where_it_was_told_to_be_is_stopped():
     gate = SafetyGate(PANDA, embodiment(), servo_hz=500.0)
     state, goal = np.append(REST, 0.5), np.array([0.5, *(REST + 0.6)])
