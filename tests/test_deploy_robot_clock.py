@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from ulna.deploy_robot.clock import FakeClock, MonotonicClock, Ticker
+from ulna.deploy_robot.clock import MOST_LEAD_NS, FakeClock, MonotonicClock, Ticker
 from ulna.deploy_robot.realtime import quiet_collector, wake_collector
 
 PERIOD_NS = 50_000_000
@@ -72,6 +72,26 @@ def test_the_real_clock_does_not_drift():
         pass
     assert ticker.deadline_ns == start + 60 * 5_000_000 or ticker.skipped
     assert np.median(ticker.lateness_ns) < 5_000_000
+
+
+def test_waking_costs_time_and_is_learned(monkeypatch: pytest.MonkeyPatch):
+    clock = MonotonicClock()
+    if clock.wait_method != "clock_nanosleep":
+        pytest.skip("time.sleep learns nothing")
+    leads, target = [], time.monotonic_ns()
+    for _ in range(150):
+        target += 3_000_000
+        assert clock.wait_until(target) >= target  # never early, whatever was learned
+        leads.append(clock.lead_ns)
+    assert 0.0 < max(leads) <= MOST_LEAD_NS
+
+    clock.lead_ns = 100_000.0
+    clock.wait_until(time.monotonic_ns() - 1)  # long past: says nothing of waking
+    clock.wait_until(time.monotonic_ns() + 50_000)  # too near to sleep
+    assert clock.lead_ns == 100_000.0
+    monkeypatch.setattr(clock, "_sleep_until", lambda time_ns: None)  # a kernel that is on time
+    clock.wait_until(time.monotonic_ns() + 300_000)
+    assert clock.lead_ns < 100_000.0
 
 
 @pytest.mark.parametrize(("hz", "capacity"), [(0.0, 1), (20.0, 0)])
