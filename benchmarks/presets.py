@@ -204,8 +204,9 @@ def compare_masks(arms: dict[str, Any]) -> dict[str, float]:
 
 def compare_video(arms: dict[str, Any]) -> dict[str, float]:
     return {
-        "loss_video_first_over_scratch": mean(arms["video_first"], "held_out_loss")
-        / mean(arms["scratch"], "held_out_loss")
+        f"{name}_video_first_over_scratch": mean(arms["video_first"], name)
+        / mean(arms["scratch"], name)
+        for name in ("held_out_loss", "best_held_out_loss", "future_loss")
     }
 
 

@@ -156,6 +156,17 @@ def video(arm: str, seed: int, scale: float, work: Path) -> dict[str, Any]:
 
         prepare = take
     how = Fit(round(FINE_TUNING_STEPS * scale), batch=32)
-    policy, tuned = fit(config, few, how, seed, prepare, eyes=eyes)
+
+    def note(_step: int, policy: Policy) -> dict[str, float]:
+        losses = held_out_losses(policy, held, 256)
+        return {f"held_out_{name}": value for name, value in losses.items()}
+
+    policy, tuned = fit(config, few, how, seed, prepare, note, eyes)
     losses = held_out_losses(policy, held)
-    return {"held_out_loss": losses["action"], "future_loss": losses["future"], "log": log + tuned}
+    # Twenty demonstrations are soon known by heart: the end alone would compare who overfits more.
+    return {
+        "held_out_loss": losses["action"],
+        "future_loss": losses["future"],
+        "best_held_out_loss": min(line["held_out_action"] for line in tuned),
+        "log": log + tuned,
+    }
