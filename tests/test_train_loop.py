@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 
 from ulna.datasets.loader import WindowLoader
 from ulna.datasets.norm_stats import compute_norm_stats
+from ulna.datasets.schema import Episode
 from ulna.datasets.store import Store
+from ulna.datasets.writer import Writer
 from ulna.policies.checkpoint import load_policy
 from ulna.policies.policy import Policy
 from ulna.train.config import OptimizerConfig, TrainConfig
@@ -182,6 +184,47 @@ def test_refusals(store, tmp_path):
             train(replace(TINY, device="cuda"), store, tmp_path / "other", QUIET)
     with pytest.raises(ValueError, match="nowhere.zarr"):
         train(TINY, tmp_path / "nowhere.zarr", tmp_path / "third", QUIET)
+
+
+def test_joints_relative_to_the_chunks_start(tmp_path):
+    """Such a policy moves from where the arm is, anywhere; one of absolute targets does not."""
+    names = ("pan", "lift", "wrist")
+    arm = replace(
+        EMBODIMENT, name="arm", state_names=names, action_names=names,
+        action_low=(-9.0,) * 3, action_high=(9.0,) * 3,
+    )  # fmt: skip
+    Store.create(tmp_path / "arm.zarr", arm)
+    with Writer(tmp_path / "arm.zarr") as writer:
+        for seed in range(4):
+            rng = np.random.default_rng(seed)
+            path = np.cumsum(rng.uniform(-0.02, 0.02, (12, 3)), axis=0) + rng.uniform(-1, 1, 3)
+            streams = {"state": path[:-1].astype("f4"), "action": path[1:].astype("f4")}
+            images = {c.name: np.zeros((11, 16, 16, 3), np.uint8) for c in arm.cameras}
+            writer.add_episode(Episode(images, streams, INSTRUCTIONS[0], "made_up", seed, True))
+    far = {}
+    for actions in ("", "chunk_relative"):
+        run = tmp_path / (actions or "recorded")
+        config = replace(TINY, actions=actions)
+        act = load_policy(train(config, tmp_path / "arm.zarr", run, QUIET)).act
+        states = [np.full(3, place, np.float32) for place in (-3.0, 3.0)]
+        chunks = [act(replace(make_observation(), state=state)) for state in states]
+        far[actions] = max(
+            float(np.abs(chunk - state).max()) for chunk, state in zip(chunks, states, strict=True)
+        )
+    assert far["chunk_relative"] < 0.2 and far[""] > 1.0, far
+    with pytest.raises(ValueError, match="other settings .*actions"):
+        train(replace(TINY, actions="delta"), tmp_path / "arm.zarr", run, QUIET)
+
+
+def test_a_file_of_actions_that_changed_is_noticed(store, tmp_path):
+    said = tmp_path / "forms.toml"
+    said.write_text('[[action]]\nkind = "joints"\nentries = ["a0"]\nmode = "absolute"\n')
+    config = replace(TINY, steps=1, held_out_every=1, actions=str(said))
+    train(config, store, tmp_path / "run", QUIET)
+    train(config, store, tmp_path / "run", QUIET)
+    said.write_text(said.read_text().replace('mode = "absolute"\n', ""))
+    with pytest.raises(ValueError, match="forms.toml says other actions than when the run"):
+        train(config, store, tmp_path / "run", QUIET)
 
 
 SECOND = replace(

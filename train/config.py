@@ -32,6 +32,9 @@ class TrainConfig:
     """Batches summed into one optimizer step."""
     weights: tuple[float, ...] = ()
     """Shares of the windows that come from each store, relative to one another; empty: equal."""
+    actions: str = ""
+    """How the network sees actions (`datasets/action_forms.py`): `delta` or `chunk_relative` for
+    joint targets, or a TOML file that names the entries; empty: as recorded."""
     objective: Objective = "policy"
     """`video` learns from what is seen alone, without actions and states (a policy with a future
     only); what it learned is taken up with `init_from`."""

@@ -57,7 +57,7 @@ def train(
     paths = [data] if isinstance(data, Path) else list(data)
     source = TrainingData(config, paths, rank, world_size, allocator(device))
     torch.manual_seed(config.seed)
-    policy = Policy(config.policy, source.robots, source.stats)
+    policy = Policy(config.policy, source.robots, source.stats, source.spaces)
     policy.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     if config.policy.future is not None:
         policy.calibrate(source.first(256))
@@ -70,7 +70,8 @@ def train(
 
     run = RunFolder(out)
     if accelerator.is_main_process:
-        run.begin(RunRecord(config, ", ".join(map(str, paths)), device, precision))
+        stores = ", ".join(map(str, paths))
+        run.begin(RunRecord(config, stores, device, precision, tuple(source.spaces)))
     accelerator.wait_for_everyone()
     inner = optimizer.optimizer  # accelerate's wrapper adds nothing to its state
     resumed = run.load(policy, inner, schedule, ema, generator)

@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 
+from ..datasets.actions import ActionSpace
 from ..datasets.strict_json import decode
 from ..policies.checkpoint import read_json, save_tensors, write_json
 from .config import TrainConfig
@@ -34,6 +35,8 @@ class RunRecord:
     """The store as it was named when the run began."""
     device: str
     precision: str
+    actions: tuple[ActionSpace, ...] = ()
+    """Per robot, what `config.actions` meant when the run began."""
 
 
 class RunFolder:
@@ -53,6 +56,11 @@ class RunFolder:
                 raise ValueError(
                     f"{self.path} holds a run with other settings ({changed}); "
                     "give the same ones to resume it, or another --out"
+                )
+            if before.actions and before.actions != record.actions:
+                raise ValueError(
+                    f"{record.config.actions} says other actions than when the run in {self.path} "
+                    "began; restore it to resume the run, or give another --out"
                 )
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(saved, record)

@@ -13,10 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from ..datasets.action_forms import action_space
+from ..datasets.action_stats import network_stats
 from ..datasets.gather import Allocate, WindowSpec
 from ..datasets.loader import WindowLoader
 from ..datasets.mixture import Mixture, Source
-from ..datasets.norm_stats import NormStats, kept_norm_stats
+from ..datasets.norm_stats import NormStats
 from ..datasets.schema import Batch, Embodiment
 from ..datasets.store import Store
 from ..policies.policy_config import PolicyConfig
@@ -50,9 +52,11 @@ class TrainingData:
         ]
         self.robots: list[Embodiment] = list(dict.fromkeys(s.embodiment for s in stores))
         self.slot_of = [self.robots.index(store.embodiment) for store in stores]
+        self.spaces = [action_space(config.actions, robot) for robot in self.robots]
+        """How the network sees each robot's actions and state."""
         known = [
-            kept_norm_stats(store, taught)
-            for store, (taught, _) in zip(stores, splits, strict=True)
+            network_stats(store, taught, self.spaces[slot], config.policy.horizon)
+            for store, (taught, _), slot in zip(stores, splits, self.slot_of, strict=True)
         ]
         self.stats = [
             NormStats.merged([k for k, s in zip(known, self.slot_of, strict=True) if s == slot])
