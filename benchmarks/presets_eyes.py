@@ -77,7 +77,7 @@ def train_eyes(data: Any, path: Path, steps: int, batch: int = 64) -> None:
     eyes = policy.observe.vision
     width = policy.config.trunk.width
     locators = nn.ModuleDict({"front": Locator(width, CUBES + 1), "wrist": Locator(width, CUBES)})
-    spec = window_spec(policy.config)
+    spec = window_spec(policy.config, data.store)
     loader = WindowLoader(
         data.store, _with_states(spec), 1, 0, list(data.taught), prefetch=0, cache="ram", threads=1
     )
@@ -134,7 +134,7 @@ def remember(data: Any, eyes: Path, path: Path) -> dict[str, Tensor]:
         policy.observe.vision.load_state_dict(load_file(str(eyes)))
         everyone = list(range(len(data.taught) + len(data.held_out)))
         loader = WindowLoader(
-            data.store, window_spec(policy.config), 1, 0, everyone,
+            data.store, window_spec(policy.config, data.store), 1, 0, everyone,
             prefetch=0, cache="none", threads=1,
         )  # fmt: skip
         parts: dict[str, list[Tensor]] = {name: [] for name in policy.observe.vision}

@@ -111,7 +111,7 @@ class Windows:
         """`pictures`: whether frames are read; without, black ones of the right size stand in."""
         how = how or Fit(0)
         self.instruction = how.instruction
-        spec = replace(window_spec(config), streams=("simulator_state",))
+        spec = replace(window_spec(config, data.store), streams=("simulator_state",))
         self.black = {}
         if not pictures:
             self.black = {c.name: (c.height, c.width, 3) for c in data.store.embodiment.cameras}

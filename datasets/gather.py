@@ -44,6 +44,8 @@ class WindowSpec:
     """None: all of the embodiment."""
     action_stream: str = "action"
     """Or `action_sent`, `action_measured` where they were recorded."""
+    executed_stream: str = ""
+    """Stream given as `Batch.executed_chunk`, such as `action_sent`; empty: none."""
     streams: tuple[str, ...] = ()
     """Further numeric streams, given as `Batch.streams` at the window's own step."""
     depth: tuple[str, ...] = ()
@@ -151,7 +153,7 @@ class WindowGather:
             frames, _ = window_rows(windows, index, episode, self._frames)
             past = frames[:, : spec.history]
         for stream, resident in self._resident.items():
-            if stream == spec.action_stream:
+            if stream in (spec.action_stream, spec.executed_stream):
                 _take(resident.rows, future, out[f"chunk of {stream}"])
             if stream in out:
                 within = past
@@ -184,6 +186,9 @@ class WindowGather:
             future_images={
                 name: out[f"images/{name}"][:, -1] for name in self.cameras if spec.future
             },
+            executed_chunk=out[f"chunk of {spec.executed_stream}"]
+            if spec.executed_stream
+            else None,
         )
 
     def _instructions(
@@ -215,7 +220,9 @@ class WindowGather:
         """Shape of a row, and type, of every stream that is gathered, as the first episode has
         them (state, action and images are those of the embodiment)."""
         described = self.store.episodes[int(self.episodes[0])].streams
-        names = ["state", self.spec.action_stream, *self.spec.streams, *self._frame_streams]
+        spec = self.spec
+        names = ["state", spec.action_stream, *spec.streams, *self._frame_streams]
+        names += [spec.executed_stream] if spec.executed_stream else []
         for name in names:
             if name not in described:
                 raise unknown_name("stream of the first episode", name, described)
@@ -263,8 +270,9 @@ class WindowGather:
             name: self._allocate((size, rows, *self._kinds[name][0]), self._kinds[name][1])
             for name, rows in steps.items()
         }
-        shape, dtype = self._kinds[spec.action_stream]
-        made[f"chunk of {spec.action_stream}"] = self._allocate((size, spec.horizon, *shape), dtype)
+        for stream in filter(None, (spec.action_stream, spec.executed_stream)):
+            shape, dtype = self._kinds[stream]
+            made[f"chunk of {stream}"] = self._allocate((size, spec.horizon, *shape), dtype)
         return made
 
 

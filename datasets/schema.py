@@ -202,6 +202,8 @@ class Batch:
     future_images: dict[str, UInt8[np.ndarray, "batch _ _ 3"]] = field(default_factory=dict)
     """Frames `WindowSpec.future` steps after the window's own, if asked for; the last frame of the
     episode where it ends before."""
+    executed_chunk: Float[np.ndarray, "batch horizon action_dim"] | None = None
+    """Beside `action_chunk` what was really done at those ticks (`WindowSpec.executed_stream`)."""
 
 
 def unknown_name(kind: str, got: str, known: Iterable[str]) -> ValueError:

@@ -44,8 +44,8 @@ class TrainingData:
         if len(weights) != len(paths):
             raise ValueError(f"{len(weights)} weights for {len(paths)} stores; give one per store")
         self.config = config
-        spec = self._spec = window_spec(config.policy)
         stores = self._stores = [Store.open(path) for path in paths]
+        specs = self._specs = [window_spec(config.policy, store) for store in stores]
         splits = [
             split_episodes(len(store.episodes), config.held_out_fraction, config.seed)
             for store in stores
@@ -68,7 +68,7 @@ class TrainingData:
         self.source: WindowLoader | Mixture
         if len(stores) == 1:
             self.source = WindowLoader(
-                stores[0], spec, config.batch_size, config.seed, splits[0][0],
+                stores[0], specs[0], config.batch_size, config.seed, splits[0][0],
                 mode=config.order, cache=config.cache, **shared,
             )  # fmt: skip
             self.windows, self.cache = len(self.source.windows), self.source.cache
@@ -80,7 +80,9 @@ class TrainingData:
                 )
             sources = [
                 Source(store, spec, weight, tuple(taught))
-                for store, weight, (taught, _) in zip(stores, weights, splits, strict=True)
+                for store, spec, weight, (taught, _) in zip(
+                    stores, specs, weights, splits, strict=True
+                )
             ]
             self.source = Mixture(
                 sources, config.batch_size, config.seed, cache=config.cache, **shared
@@ -88,7 +90,7 @@ class TrainingData:
             self.windows, self.cache = self.source.windows, self.source.cache
         self._held_out = [
             WindowLoader(store, spec, 1, config.seed, held, prefetch=0, cache=config.cache)
-            for store, (_, held) in zip(stores, splits, strict=True)
+            for store, spec, (_, held) in zip(stores, specs, splits, strict=True)
         ]
 
     def __next__(self) -> Parts:
@@ -102,9 +104,10 @@ class TrainingData:
         They are taught ones: what is held out may not even set a scale."""
         rng = np.random.default_rng(self.config.seed)
         found = []
-        for slot, store, taught in zip(self.slot_of, self._stores, self._taught, strict=True):
+        sources = zip(self.slot_of, self._stores, self._specs, self._taught, strict=True)
+        for slot, store, spec, taught in sources:
             some = sorted(rng.permutation(taught)[:windows].tolist())
-            loader = WindowLoader(store, self._spec, 1, 0, some, prefetch=0, cache="none")
+            loader = WindowLoader(store, spec, 1, 0, some, prefetch=0, cache="none")
             chosen = rng.permutation(len(loader.windows))[:windows]
             found.append((slot, loader.batch_at(np.sort(chosen))))
             loader.close()
@@ -131,12 +134,15 @@ class TrainingData:
             loader.close()
 
 
-def window_spec(policy: PolicyConfig) -> WindowSpec:
-    """What a policy learns from, around each step."""
+def window_spec(policy: PolicyConfig, store: Store) -> WindowSpec:
+    """What a policy learns from, around each step of `store`."""
     future = 0
     if policy.future is not None:
         future = policy.future.steps_ahead or policy.horizon
-    return WindowSpec(policy.horizon, policy.history, future=future)
+    # A plan to continue is made of what the arm was really sent, where that was recorded.
+    known = store.episodes[0].streams if len(store.episodes) else ()
+    executed = "action_sent" if policy.realtime.max_delay and "action_sent" in known else ""
+    return WindowSpec(policy.horizon, policy.history, future=future, executed_stream=executed)
 
 
 def split_episodes(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
