@@ -13,17 +13,21 @@ from policy_helpers import CONFIG, EMBODIMENT, INSTRUCTIONS, make_observation
 from rich.console import Console
 from safetensors.torch import load_file
 
-from ulna.datasets.schema import Episode
+from ulna.datasets.gather import WindowSpec
+from ulna.datasets.loader import WindowLoader
+from ulna.datasets.norm_stats import compute_norm_stats
+from ulna.datasets.schema import Batch, Episode
 from ulna.datasets.store import Store
 from ulna.datasets.writer import Writer
 from ulna.policies.checkpoint import load_policy
 from ulna.policies.policy import Policy
 from ulna.policies.realtime_chunking import RealtimeConfig
 from ulna.policies.sampler import SamplerConfig
-from ulna.train.config import OptimizerConfig
+from ulna.train.config import OptimizerConfig, TrainConfig
 from ulna.train.loop import train
 from ulna.train.optimizer import Ema
 from ulna.train.recipes import recipe
+from ulna.train.training_data import TrainingData
 
 QUIET = Console(quiet=True)
 POLICY = replace(
@@ -111,3 +115,56 @@ def test_a_taught_policy_continues_the_plan_it_is_given(store: Path, tmp_path: P
     trained, guided = seams(policy, "trained"), seams(policy, "guided")
     assert (trained < 1.0).all() and trained.mean() < 0.3 * naive.mean()
     assert guided.mean() < 0.5 * naive.mean()
+
+
+def test_the_plan_that_is_taught_is_what_was_sent(store, tmp_path):
+    """Only where a plan is given, and only its given actions."""
+    loader = WindowLoader(Store.open(store), WindowSpec(6), 8, 0, prefetch=0)
+    batch = loader.batch_at(np.arange(8))
+    loader.close()
+    torch.manual_seed(0)
+    taught = Policy(POLICY, EMBODIMENT, compute_norm_stats(Store.open(store))).eval()
+    for parameter in taught.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)  # untrained heads say 0 to everything
+
+    def loss(executed: np.ndarray | None, policy: Policy = taught) -> float:
+        seen = replace(batch, executed_chunk=executed)
+        with torch.no_grad():
+            return float(policy.loss(seen, torch.Generator().manual_seed(1)))
+
+    as_wanted = loss(None)
+    assert loss(batch.action_chunk) == as_wanted
+    assert loss(batch.action_chunk + 0.3) != as_wanted
+    late = batch.action_chunk.copy()
+    late[:, POLICY.realtime.max_delay :] += 0.3  # never given
+    assert loss(late) == as_wanted
+
+
+def test_a_run_takes_the_actions_that_were_sent_where_they_were_recorded(store, tmp_path):
+    path = tmp_path / "sent.zarr"
+    Store.create(path, EMBODIMENT)
+    rng = np.random.default_rng(0)
+    with Writer(path) as writer:
+        for seed in range(3):
+            images = {c.name: np.zeros((9, 16, 16, 3), np.uint8) for c in EMBODIMENT.cameras}
+            wanted = rng.uniform(-0.5, 0.5, (9, EMBODIMENT.action_dim)).astype(np.float32)
+            streams = {
+                "state": np.zeros((9, EMBODIMENT.state_dim), np.float32),
+                "action": wanted,
+                "action_sent": wanted + 0.25,
+            }
+            writer.add_episode(Episode(images, streams, INSTRUCTIONS[0], "made_up", seed, True))
+
+    def first(config: TrainConfig, paths: list[Path]) -> list[Batch]:
+        data = TrainingData(config, paths)
+        parts = next(data)
+        data.close()
+        return [batch for _, batch in parts]
+
+    (batch,) = first(TINY, [path])
+    assert batch.executed_chunk is not None
+    np.testing.assert_allclose(batch.executed_chunk, batch.action_chunk + 0.25, atol=1e-6)
+    untaught = replace(TINY, policy=replace(POLICY, realtime=RealtimeConfig()))
+    assert first(untaught, [path])[0].executed_chunk is None
+    mixed = first(TINY, [path, store])  # one of them recorded nothing of the kind
+    assert sorted(batch.executed_chunk is None for batch in mixed) == [False, True]
