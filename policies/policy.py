@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..datasets.actions import ActionSpace
@@ -31,7 +31,7 @@ from .observation_encoder import ObservationEncoder, Seen
 from .policy_config import Objective, PolicyConfig
 from .pooled_head import PooledHead, pool
 from .process import make_process
-from .realtime_chunking import Guidance, RealtimeMode, plan_of, sample_decided
+from .realtime_chunking import Guidance, RealtimeMode, plan_of, sample_decided, taught_plan
 from .sampler import Known, sample
 from .trunk import Group, Trunk
 from .vlm import VlmBackbone
@@ -197,7 +197,7 @@ class Policy(nn.Module):
         if config.realtime.max_delay and not video:
             decided = sample_decided(config.realtime, keep.sum(1), config.horizon, generator)
             if batch.executed_chunk is not None:
-                clean["action"] = self._continued(batch, slot, decided, draws)
+                clean["action"] = taught_plan(batch, self.slots, slot, decided, draws)
             keep, decided = keep & ~decided, decided.to(device)
         keep = keep.to(device)
 
@@ -228,22 +228,6 @@ class Policy(nn.Module):
             else:
                 losses[name] = error.mean()
         return losses
-
-    def _continued(
-        self, batch: Batch, slot: int, decided: Bool[Tensor, "rows horizon"], draws: int
-    ) -> Float[Tensor, "rows horizon action_width"]:
-        """Chunks whose decided actions are those that were really done.
-
-        Where demonstrations were disturbed, what the expert wanted next answers disturbances that
-        nobody who acts will know of: a network given *that* as its plan takes any deviation in it
-        for a disturbance. What was done, and what was right thereafter, is what it will be asked.
-        """
-        chunk, executed, state = (
-            torch.from_numpy(values).repeat_interleave(draws, dim=0)
-            for values in (batch.action_chunk, batch.executed_chunk, batch.state)
-        )
-        chunk = torch.where(decided[:, :, None], executed, chunk)
-        return self.slots.normalize_chunk(chunk, state, slot)[0]
 
     def calibrate(self, parts: Sequence[tuple[int, Batch]]) -> None:
         """Take from first batches what must be known before training: who looks at the future,

@@ -30,7 +30,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from ..datasets.schema import Observation, unknown_name
+from ..datasets.schema import Batch, Observation, unknown_name
 from .embodiment_slots import EmbodimentSlots
 from .process import DiffusionConfig, ProcessConfig
 from .sampler import Known, Network
@@ -101,6 +101,28 @@ def sample_decided(
     count = torch.multinomial(law, len(real), replacement=True, generator=generator)
     count = torch.minimum(count, (real - 1).clamp(min=0))
     return torch.arange(horizon) < count[:, None]
+
+
+def taught_plan(
+    batch: Batch,
+    slots: EmbodimentSlots,
+    slot: int,
+    decided: Bool[Tensor, "rows horizon"],
+    draws: int,
+) -> Float[Tensor, "rows horizon action_width"]:
+    """The batch's chunks, each `draws` times, normalised; their decided actions are those that were
+    really done (`Batch.executed_chunk`).
+
+    Where demonstrations were disturbed, what the expert wanted next answers disturbances that
+    nobody who acts will know of: a network given *that* as its plan takes any deviation in it for a
+    disturbance. What was done, and what was right thereafter, is what it will be asked.
+    """
+    chunk, executed, state = (
+        torch.from_numpy(values).repeat_interleave(draws, dim=0)
+        for values in (batch.action_chunk, batch.executed_chunk, batch.state)
+    )
+    chunk = torch.where(decided[:, :, None], executed, chunk)
+    return slots.normalize_chunk(chunk, state, slot)[0]
 
 
 def plan_weights(
