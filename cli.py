@@ -78,6 +78,7 @@ def collect(
     keep_failures: bool = False,
     images: Literal["afterwards", "inline"] = "afterwards",
     image_size: int = 0,
+    undisturbed: bool = False,
 ) -> None:
     """Collect demonstrations of a task by its scripted expert.
 
@@ -97,13 +98,17 @@ def collect(
             pixels, and failed attempts cost no pictures.
         image_size: Pixels of a picture's side; 0: those of the store, or the task's own choice.
             Policies are evaluated with the pictures they were taught with.
+        undisturbed: Send the arm what the expert wants and nothing else: smooth, and without a
+            single recovery to learn from.
     """
     _rendering()
+    from .envs.collect import QUIET
     from .envs.collect import collect as collect_episodes
 
     summary = collect_episodes(
         task, out, episodes, seed=seed, workers=workers or cores(), append=append, resume=resume,
         keep_failures=keep_failures, images=images, image_size=image_size,
+        noise=QUIET if undisturbed else None,
     )  # fmt: skip
     print(
         f"{out}: {summary.episodes} episodes ({summary.steps} steps) stored, {summary.failed} "

@@ -44,8 +44,11 @@ def run(
     token_file: Path | None = None,
     authority: Path | None = None,
     openpi_keys: Pairs = (),
+    against: Annotated[str, tyro.conf.arg(metavar="RUN|URL")] = "",
 ) -> None:
     """Run a policy on an arm through the real-time control loop.
+
+    With --against it is compared with another one: blind, in turns, until it is decided.
 
     Args:
         run: Training run or policy folder, or the address of a policy server (ws:// or wss://),
@@ -55,9 +58,9 @@ def run(
         task: Task that robot `sim` stands in (pick_named); of others what recorded episodes
             are filed under.
         instruction: What to do; by default what the scene's seed names, if the robot is `sim`.
-        episodes: Episodes to run.
+        episodes: Episodes to run; with --against the most of each policy.
         seed: Which run of scenes the simulated arm stands in.
-        out: Folder for results.json, the tick log and videos; RUN/robot by default.
+        out: Folder for results.json, the tick log and videos; RUN/robot by default (RUN/duel).
         execution_horizon: Actions executed per chunk; by default as in evaluation.
         mode: `synchronous` holds the arm while the policy thinks; `asynchronous` moves on and
             switches to the new chunk when it comes; `ensemble` averages all chunks; `rtc` has the
@@ -84,12 +87,14 @@ def run(
         openpi_keys: What a server of openpi's calls things, such as front=observation/image
             state=observation/joints:6,observation/gripper:1 prompt=prompt actions=actions
             channels_first=true, on top of preset=libero, droid or aloha.
+        against: Another policy. Which of the two runs is drawn for each episode and not said; ends
+            when it is decided which is better. The same command goes on with a stopped comparison.
     """
     from .doctor import require_rendering
     from .live_view import LiveViewConfig
     from .run import run as run_on_robot
 
-    remote = "://" in run
+    remote = "://" in run + against
     if not remote and (policy or token_file or authority or openpi_keys):
         raise ValueError(
             "--policy, --token-file, --authority and --openpi-keys are for a server's address"
@@ -105,12 +110,20 @@ def run(
     elif not instruction:
         raise ValueError(f"robot {robot} has no scene that says what to do; add --instruction")
     wanted: dict[str, Any] = {}
-    if remote:
-        wanted |= _served(run, policy, token_file, authority, mode, realtime, pairs(openpi_keys))
-    else:
-        wanted |= _loaded(Path(run), mode, realtime, execution_horizon)
-    if execution_horizon is not None:
-        wanted["execution_horizon"] = execution_horizon
+
+    def loaded(policy_of: str) -> dict[str, Any]:
+        if "://" in policy_of:
+            keys_of = pairs(openpi_keys)
+            found = _served(policy_of, policy, token_file, authority, mode, realtime, keys_of)
+        else:
+            found = _loaded(Path(policy_of), mode, realtime, execution_horizon)
+        if execution_horizon is not None:
+            found["execution_horizon"] = execution_horizon
+        return found
+
+    policies = {"a": (run, loaded(run))}
+    if against:
+        policies["b"] = (against, loaded(against))
     if limits:
         wanted["limits"] = _limits(limits)
     if teleoperator:
@@ -126,17 +139,19 @@ def run(
         elif live_view:
             live = LiveViewConfig("file", Path(live_view))
         wanted["record"] = FlightConfig(record, task=task or "deploy", live=live)
-        wanted["info"] = {"policy": run, "mode": mode, "robot": robot}
-    folder = Path("runs/remote") if remote else Path(run)
-    try:
-        results = run_on_robot(
+    kind = "duel" if against else "robot"
+    folder = out or (Path("runs/remote") if "://" in run else Path(run)) / kind
+
+    def run_one(side: str, count: int, first: int, to: Path) -> dict[str, Any]:
+        name, own = policies[side]
+        return run_on_robot(
             robot=robot,
             robot_options=pairs(robot_options),
             task=task if robot == "sim" else "",
-            episodes=episodes,
-            seed=seed,
+            episodes=count,
+            seed=first,
             instruction=instruction,
-            out=out or folder / "robot",
+            out=to,
             mode=mode,
             max_episode_s=max_episode_s,
             control_hz=control_hz,
@@ -145,8 +160,23 @@ def run(
             keys=keys,
             require_realtime=require_realtime,
             policy_units=policy_units,
+            info={"policy": name, "mode": mode, "robot": robot} if record is not None else None,
             **wanted,
+            **own,
         )
+
+    try:
+        if against:
+            from .robot_duel import duel_on_robot
+
+            settings: dict[str, str | int | float | bool] = {
+                "robot": robot, "task": task, "instruction": instruction or "", "mode": mode,
+                "realtime": realtime or "", "execution_horizon": execution_horizon or 0,
+                "max_episode_s": max_episode_s,
+            }  # fmt: skip
+            print(duel_on_robot(run_one, run, against, settings, episodes, seed, folder))
+            return
+        results = run_one("a", episodes, seed, folder)
     except RuntimeError as error:  # the arm was stopped; it says why and where the log is
         print(f"ulna: {error}", file=sys.stderr)
         raise SystemExit(1) from error

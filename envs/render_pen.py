@@ -45,6 +45,8 @@ PROFILES = {
 STEEPER = 2.0
 """A camera that moves with the hand looks down on the floor, where it mirrors less: it may take so
 much more of its picture."""
+SKY_PICTURES = 50
+"""After a picture that shows the sky, so many of that camera are drawn with it at once."""
 FURNITURE_M = 0.3
 """Fixed geoms with a larger bounding radius are drawn after the rest,"""
 ROOM_M = 1.0
@@ -115,6 +117,27 @@ class Pen:
         self.culler = Culler(self.model, self.shown, self.whole)
         self.layers = _layers(self.model) if profile.near_first else []
         self.context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100)
+        # Antialiasing could hide that it is missed; endless floors fade into it.
+        self._needs_sky = profile.samples > 0 or not _sky_apart(self.model)
+        self._with_sky: dict[int, int] = {}  # by camera: pictures until the sky is left out again
+
+    def wants_sky(self, camera_id: int) -> bool:
+        """Whether the sky has to be drawn; False: leave it out and look whether it is missed."""
+        if self._needs_sky:
+            return True
+        left = self._with_sky.get(camera_id, 0)
+        self._with_sky[camera_id] = max(0, left - 1)
+        return left > 0
+
+    def showed_sky(self, camera_id: int) -> None:
+        """It was missed, so it will be for a while."""
+        self._with_sky[camera_id] = SKY_PICTURES
+
+    def draw(self, viewport: mujoco.MjrRect, frame: np.ndarray, sky: bool) -> None:
+        """The scene as it is filled, bottom row first."""
+        self.scene.flags[mujoco.mjtRndFlag.mjRND_SKYBOX] = sky
+        mujoco.mjr_render(viewport, self.scene, self.context)
+        mujoco.mjr_readPixels(frame, None, viewport, self.context)
 
     def fill(self, data: mujoco.MjData, camera: mujoco.MjvCamera, aspect: float) -> None:
         """Put into the scene what the camera needs."""
@@ -184,6 +207,14 @@ def _gloss(model: mujoco.MjModel) -> bool:
     head = model.vis.headlight
     active = model.light_active.astype(bool)
     return bool((head.active and np.any(head.specular)) or np.any(model.light_specular[active]))
+
+
+def _sky_apart(model: mujoco.MjModel) -> bool:
+    """Whether there is a sky, and all that it changes are the pixels that nothing else covers."""
+    skies = model.tex_type == mujoco.mjtTexture.mjTEXTURE_SKYBOX
+    planes = model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE
+    endless = planes & ~np.all(model.geom_size[:, :2] > 0, axis=1)
+    return bool(skies.any() and not endless.any())
 
 
 def _layers(model: mujoco.MjModel) -> list[np.ndarray]:

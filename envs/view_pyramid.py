@@ -6,6 +6,7 @@ Next: `envs/culling.py` (what follows from it).
 # MuJoCo ships no type stubs for its compiled part.
 # pyright: reportAttributeAccessIssue=false
 
+import math
 from dataclasses import dataclass
 
 import mujoco
@@ -55,20 +56,15 @@ class View:
     ) -> None:
         self.position = data.cam_xpos[camera_id]
         self._rotation = data.cam_xmat[camera_id].reshape(3, 3)
-        right, up, backward = self._rotation.T
-        slope_up = float(np.tan(np.radians(model.cam_fovy[camera_id]) / 2))
+        slope_up = math.tan(math.radians(model.cam_fovy[camera_id]) / 2)
         slope_right = slope_up * aspect
         self._slopes = np.array([slope_right, slope_up])
-        # Outward normals. A side face of slope s: (x + s * backward) / sqrt(1 + s^2).
-        self._normals = np.stack(
-            [
-                (right + slope_right * backward) / np.hypot(1, slope_right),
-                (-right + slope_right * backward) / np.hypot(1, slope_right),
-                (up + slope_up * backward) / np.hypot(1, slope_up),
-                (-up + slope_up * backward) / np.hypot(1, slope_up),
-                backward,
-            ]
-        )
+        # Outward normals (right, up, backward). A side face of slope s: (x + s * backward) /
+        # sqrt(1 + s^2).
+        x, y = 1 / math.hypot(1, slope_right), 1 / math.hypot(1, slope_up)
+        x_back, y_back = slope_right * x, slope_up * y
+        local = ((x, 0, x_back), (-x, 0, x_back), (0, y, y_back), (0, -y, y_back), (0, 0, 1))
+        self._normals = np.array(local) @ self._rotation.T
         self._offsets = self._normals @ self.position
         self._near = model.vis.map.znear * model.stat.extent
 

@@ -102,6 +102,25 @@ def test_a_policy_that_sees_several_observations_moves_the_arm(
     assert np.load(tmp_path / "ticks.npz")["action_sent"].any()
 
 
+@pytest.mark.timeout(300)
+def test_two_policies_are_compared_on_the_arm(
+    run: Path, remembering: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["run", str(run), "--against", str(remembering), "--task", "lift", "--episodes", "1",
+             "--max-episode-s", "0.5", "--out", str(tmp_path)]  # fmt: skip
+    main(words)
+    assert "Not decided after all 1 planned pairs" in capsys.readouterr().out
+    duel = json.loads((tmp_path / "duel.json").read_text())
+    assert {one["policy"] for one in duel["episodes"]} == {"a", "b"} and duel["same_scenes"]
+    scenes = {
+        json.loads((tmp_path / "episodes" / one["folder"] / "results.json").read_text())[
+            "episodes"
+        ][0]["seed"]
+        for one in duel["episodes"]
+    }
+    assert len(scenes) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -167,6 +167,50 @@ def test_images_and_shadows_of_what_is_out_of_view_stay(
     drawer.close()
 
 
+ROOM = """
+<mujoco>
+  <asset>
+    <texture type="skybox" builtin="gradient" rgb1=".3 .5 .7" rgb2="0 0 0" width="64" height="64"/>
+  </asset>
+  <worldbody>
+    <light pos="0 0 3"/>
+    <camera name="wall" pos="0 0 1" xyaxes="0 -1 0 0 0 1"/>
+    <camera name="above" pos="0 0 1" xyaxes="0 -1 0 -0.7 0 0.7"/>
+    <geom group="1" type="plane" size="{floor} 0.1" rgba="0.5 0.4 0.3 1"/>
+    <geom group="1" type="box" size="0.1 9 2" pos="2 0 1" rgba="0.6 0.6 0.7 1"/>
+    <geom group="1" type="sphere" size="0.2" pos="1 0 1" rgba="0.2 0.8 0.2 1"/>
+  </worldbody>
+</mujoco>
+"""
+
+
+@pytest.mark.parametrize("floor", ["4 4", "0 0"])
+def test_a_sky_is_left_out_only_where_nobody_sees_it(
+    floor: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mujoco.MjModel.from_xml_string(ROOM.format(floor=floor))
+    data, drawer = mujoco.MjData(model), renderer.Renderer(model)
+    mujoco.mj_forward(model, data)
+    drawn: list[bool] = []
+    draw = renderer.Pen.draw
+
+    def watched(pen: renderer.Pen, viewport: Any, frame: np.ndarray, sky: bool) -> None:
+        drawn.append(sky)
+        draw(pen, viewport, frame, sky)
+
+    monkeypatch.setattr(renderer.Pen, "draw", watched)
+    seen = [drawer.render(data, name, 48, 48, "fast") for name in ("wall", "above", "above")]
+    endless = floor == "0 0"
+    # Nothing but wall and ball; then sky, found missing, and from then on drawn at once.
+    assert drawn == ([True] * 3 if endless else [False, False, True, True])
+    with monkeypatch.context() as always:
+        always.setattr(renderer.Pen, "wants_sky", lambda pen, camera: True)
+        for name, frame in zip(("wall", "above", "above"), seen, strict=True):
+            np.testing.assert_array_equal(frame, drawer.render(data, name, 48, 48, "fast"))
+    assert (seen[1] != seen[0]).any()
+    drawer.close()
+
+
 def test_a_can_keeps_its_label() -> None:
     model = load_scene("PickPlaceCan")[0]
     reduced = copy.copy(model)
