@@ -15,9 +15,6 @@ A policy that computes all the time runs on the same cores, two cameras of 480x6
 """
 
 import argparse
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +22,7 @@ import numpy as np
 from competitor_environment import environment
 from control_loop_policy import rounds_for
 from record import Benchmark
+from side import Side
 
 ARMS = Path(__file__).parent / "control_loop_arms.py"
 RATES_HZ = (20, 50, 100, 200)
@@ -33,30 +31,11 @@ THINKING_S = 0.05
 """How long the policy computes an answer when the machine is quiet."""
 
 
-class Side:
-    """A process of `control_loop_arms.py`."""
-
-    def __init__(self, name: str, rounds: int, work: Path) -> None:
-        found = environment("lerobot" if name.startswith("lerobot") else name, work, None)
-        self.process = subprocess.Popen(
-            [sys.executable, ARMS, name, str(rounds), work],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=found,
-        )  # fmt: skip
-        self.ask({})
-
-    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+def started(name: str, rounds: int, work: Path) -> Side:
+    found = environment("lerobot" if name.startswith("lerobot") else name, work, None)
+    side = Side(ARMS, (name, rounds, work), found)
+    side.ask({})
+    return side
 
 
 def late_commands(sent_ns: list[int], hz: float) -> int:
@@ -76,7 +55,7 @@ def lateness(
     work: Path, rounds: int, turns: int, seconds: float
 ) -> dict[int, dict[str, dict[str, Any]]]:
     """Per rate and side, everything measured in its turns."""
-    sides = {name: Side(name, rounds, work) for name in ("ulna", "c")}
+    sides = {name: started(name, rounds, work) for name in ("ulna", "c")}
     found: dict[int, dict[str, dict[str, Any]]] = {}
     for hz in RATES_HZ:
         turns_of: dict[str, list[dict[str, Any]]] = {name: [] for name in sides}
@@ -120,7 +99,7 @@ def _summed(answers: list[dict[str, Any]], hz: float) -> dict[str, Any]:
 def against_lerobot(
     work: Path, rounds: int, turns: int, seconds: float
 ) -> dict[str, dict[str, Any]]:
-    sides = {name: Side(name, rounds, work) for name in ("ulna", "lerobot_sync", "lerobot_rtc")}
+    sides = {name: started(name, rounds, work) for name in ("ulna", "lerobot_sync", "lerobot_rtc")}
     found: dict[str, dict[str, Any]] = {
         name: {"commands": 0, "late": 0, "drift": []} for name in sides
     }

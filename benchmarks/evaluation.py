@@ -16,46 +16,26 @@ the other sides. LeRobot runs two environments in two processes, as it does best
 """
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from competitor_environment import environment
 from record import Benchmark
+from side import Side
 
 SIDES = ("ulna", "lerobot_stock", "lerobot_fast", "robomimic_stock")
 ARMS = Path(__file__).parent / "evaluation_arms.py"
 
 
-class Side:
-    """A process of `evaluation_arms.py` that answers orders."""
-
-    def __init__(self, name: str, work: Path, steps: int) -> None:
-        found = environment("lerobot" if name.startswith("lerobot") else name, work, None)
-        if name.startswith("robomimic"):
-            found["PYTHONPATH"] = str(robomimic_folder(work))
-        self.process = subprocess.Popen(
-            [sys.executable, ARMS, name, str(steps)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=found,
-        )  # fmt: skip
-        self.ask({"episodes": 0})
-
-    def ask(self, order: dict[str, Any]) -> dict[str, Any]:
-        assert self.process.stdin is not None and self.process.stdout is not None
-        self.process.stdin.write(json.dumps(order) + "\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.process.args} ended with {self.process.wait()}")
-        return json.loads(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait(60)
+def started(name: str, work: Path, steps: int) -> Side:
+    found = environment("lerobot" if name.startswith("lerobot") else name, work, None)
+    if name.startswith("robomimic"):
+        found["PYTHONPATH"] = str(robomimic_folder(work))
+    side = Side(ARMS, (name, steps), found)
+    side.ask({"episodes": 0})
+    return side
 
 
 def robomimic_folder(work: Path) -> Path:
@@ -83,7 +63,7 @@ def main() -> None:
         name: 2 if options.quick else 40 if name == "ulna" else 4 if name == "lerobot_fast" else 2
         for name in options.sides
     }
-    sides = {name: Side(name, options.work, steps) for name in options.sides}
+    sides = {name: started(name, options.work, steps) for name in options.sides}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name, side in sides.items():

@@ -16,59 +16,31 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from record import Benchmark
+from side import Side
 
 ARMS = Path(__file__).with_name("simulation_arms.py")
 PROFILES = ("exact", "near", "fast")
 GOALS = {"exact": 1.7, "near": 4.0, "fast": 15.0, "no_cameras": 5.0}
 
 
-class Arm:
-    """A side in its process."""
-
-    def __init__(self, side: str, threads: str, **settings: Any) -> None:
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
-        environment.pop("LP_NUM_THREADS", None)
-        if threads:
-            environment["LP_NUM_THREADS"] = threads
-        self._process = subprocess.Popen(
-            [sys.executable, str(ARMS), side, json.dumps(settings)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env=environment,
-        )
-
-    def send(self, **order: Any) -> None:
-        assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(order) + "\n")
-        self._process.stdin.flush()
-
-    def receive(self) -> dict[str, Any]:
-        assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):  # robosuite prints about itself
-                return json.loads(line)
-        raise RuntimeError(f"an arm of the benchmark ended with code {self._process.wait()}")
-
-    def close(self) -> None:
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.close()
-        self._process.wait(60)
-        self._process.stdout.close()
+def started(side: str, threads: str, **settings: Any) -> Side:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MUJOCO_GL": "egl"}
+    environment.pop("LP_NUM_THREADS", None)
+    if threads:
+        environment["LP_NUM_THREADS"] = threads
+    return Side(ARMS, (side, json.dumps(settings)), environment)
 
 
-def together(arms: Sequence[Arm], orders: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def together(arms: Sequence[Side], orders: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """All arms work at once."""
     for arm, order in zip(arms, orders, strict=True):
-        arm.send(**order)
+        arm.send(order)
     return [arm.receive() for arm in arms]
 
 
@@ -80,7 +52,7 @@ def per_step_ms(answers: Sequence[dict[str, float]], orders: Sequence[dict[str, 
 
 
 def measure(
-    variants: dict[str, tuple[list[Arm], dict[str, Any]]], repeats: int
+    variants: dict[str, tuple[list[Side], dict[str, Any]]], repeats: int
 ) -> dict[str, list[tuple[float, float]]]:
     """(CPU ms, wall ms) per control step of every variant, `repeats` rounds in turns."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
@@ -109,14 +81,16 @@ def one_setting(
 ) -> dict[str, list[tuple[float, float]]]:
     """Times at one picture size (0: no cameras) with `processes` of each side at work."""
     stock = {
-        name: [Arm("stock", threads, size=size or 84, cameras=bool(size)) for _ in range(processes)]
+        name: [
+            started("stock", threads, size=size or 84, cameras=bool(size)) for _ in range(processes)
+        ]
         for name, threads in (("stock", "0"), ("stock_threads", ""))[: 2 if size else 1]
     }
-    ours = [Arm("ours", "0", size=size or 84) for _ in range(processes)]
+    ours = [started("ours", "0", size=size or 84) for _ in range(processes)]
     try:
         for arm in (*sum(stock.values(), []), *ours):
             arm.receive()
-        variants: dict[str, tuple[list[Arm], dict[str, Any]]] = {
+        variants: dict[str, tuple[list[Side], dict[str, Any]]] = {
             name: (arms, {"steps": steps}) for name, arms in stock.items()
         }
         for profile in profiles:
@@ -132,8 +106,8 @@ def same_pictures(states: int, sizes: list[int]) -> dict[str, Any]:
     """How far our path is from stock on the states stock went through."""
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "recorded.safetensors")
-        stock = Arm("stock", "0", size=84, cameras=True)
-        ours = Arm("ours", "0", size=84)
+        stock = started("stock", "0", size=84, cameras=True)
+        ours = started("ours", "0", size=84)
         try:
             stock.receive()
             ours.receive()

@@ -4,10 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from policy_helpers import make_store
 
 from ulna.cli import main
+from ulna.datasets.store import Store
 
 
 def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
@@ -68,6 +70,18 @@ def test_data_info_and_verify(capsys, tmp_path: Path):
     chunk.write_bytes(data)
     code, text = said(["data", "verify", str(tmp_path / "store.zarr")], capsys)
     assert code == 1 and "1 error(s)" in text
+
+
+def test_demonstrations_without_disturbances(capsys, tmp_path: Path):
+    store = tmp_path / "smooth.zarr"
+    words = ["collect", "lift", "--out", str(store), "--episodes", "1", "--workers", "1"]
+    code, text = said([*words, "--undisturbed"], capsys)
+    assert code == 0 and "1 episodes" in text
+    smooth = Store.open(store)
+    np.testing.assert_array_equal(smooth.read("action", 0), smooth.read("action_sent", 0))
+    code, _ = said([*words, "--append"], capsys)
+    both = Store.open(store)
+    assert code == 0 and np.any(both.read("action", 1) != both.read("action_sent", 1))
 
 
 def test_help_imports_nothing_heavy():
