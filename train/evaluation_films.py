@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.progress import track
 
 from ..envs.parallel import EpisodeJob, perturbed_env
 from ..envs.rollout import EpisodeResult
@@ -54,7 +55,7 @@ def film_episodes(judge: Judge, done: Sequence[Filmed], out: Path, console: Cons
         chosen = _with_states(judge, task, chosen, console)
         judge.rest()  # their memory is wanted for drawing
         if chosen:
-            _film(judge, task, chosen, out)
+            _film(judge, task, chosen, out, console)
 
 
 def _group(filmed: Filmed) -> tuple[str, str]:
@@ -78,7 +79,7 @@ def _with_states(judge: Judge, task: str, chosen: list[Filmed], console: Console
     return [filmed for filmed in chosen if len(filmed.result.states)]
 
 
-def _film(judge: Judge, task: str, chosen: Sequence[Filmed], out: Path) -> None:
+def _film(judge: Judge, task: str, chosen: Sequence[Filmed], out: Path, console: Console) -> None:
     arm = judge.arms[task]
     (out / "videos").mkdir(parents=True, exist_ok=True)
     jobs: list[tuple[EpisodeJob, np.ndarray, str, Path]] = []
@@ -93,7 +94,9 @@ def _film(judge: Judge, task: str, chosen: Sequence[Filmed], out: Path) -> None:
         jobs.append((filmed.job, result.states, result.instruction, out / filmed.video))
     make_worker = partial(_FilmWorker, judge.tasks[task], arm.render_profile)
     with WorkerPool(make_worker, min(judge.engine.workers, len(jobs))) as pool:
-        for position, outcome in pool.run(jobs):
+        drawn = pool.run(jobs)
+        words = f"{task}: films"
+        for position, outcome in track(drawn, words, len(jobs), console=console):
             if isinstance(outcome, Failure):
                 raise RuntimeError(f"{jobs[position][3].name}: {outcome.message}")
 
