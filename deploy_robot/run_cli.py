@@ -22,7 +22,7 @@ def run(
     robot_options: Pairs = (),
     task: Text = "",
     instruction: str | None = None,
-    episodes: int = 3,
+    episodes: int | None = None,
     seed: int = 1,
     out: Path | None = None,
     execution_horizon: int | None = None,
@@ -58,7 +58,7 @@ def run(
         task: Task that robot `sim` stands in (pick_named); of others what recorded episodes
             are filed under.
         instruction: What to do; by default what the scene's seed names, if the robot is `sim`.
-        episodes: Episodes to run; with --against the most of each policy.
+        episodes: Episodes to run, by default 3; with --against the most of each policy, 40.
         seed: Which run of scenes the simulated arm stands in.
         out: Folder for results.json, the tick log and videos; RUN/robot by default (RUN/duel).
         execution_horizon: Actions executed per chunk; by default as in evaluation.
@@ -109,6 +109,8 @@ def run(
         task = task or "pick_named"
     elif not instruction:
         raise ValueError(f"robot {robot} has no scene that says what to do; add --instruction")
+    if episodes is None:
+        episodes = 40 if against else 3
     wanted: dict[str, Any] = {}
 
     def loaded(policy_of: str) -> dict[str, Any]:
