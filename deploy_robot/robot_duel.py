@@ -31,7 +31,6 @@ RunEpisode = Callable[[Side, int, Path], dict[str, Any]]
 """Runs one episode of that policy, in the scenes of that seed, into that folder; returns the
 results of `run.run`, also those of an arm that was stopped."""
 Ask = Callable[[str], bool]
-_SETTINGS = ("policies", "planned", "seed", "confidence", "same_scenes", "settings")
 
 
 def robot_duel(
@@ -184,10 +183,10 @@ def _judged_before(out: Path, plan: Mapping[str, Any]) -> list[dict[str, Any]]:
         stored = json.loads((out / "duel.json").read_text())
     except FileNotFoundError:
         return []
-    for name in _SETTINGS:
-        if stored.get(name) != plan[name]:
+    for name, now in plan.items():
+        if stored.get(name) != now:
             raise ValueError(
-                f"{out} holds another duel: {name} was {stored.get(name)}, now {plan[name]}; give "
+                f"{out} holds another duel: {name} was {stored.get(name)}, now {now}; give "
                 "another --out, or the words it was begun with"
             )
     return stored["episodes"]
